@@ -1,0 +1,154 @@
+"""Noun concepts of a caption by a rule that needs no model and no download.
+
+The published recipe takes the nouns of a caption from a part-of-speech tagger. This one reads off noun phrases instead:
+
+1. Words are cut into phrases at punctuation and at words that no noun phrase contains (prepositions, pronouns,
+   conjunctions, auxiliaries, common verbs, words in -ing and -ly that are not known nouns).
+2. *and*/*or* between two colours stays inside the phrase: ``a striped red and blue circle`` is a ``striped red circle``
+   and a ``striped blue circle``.
+3. Determiners, numbers and adjectives of size or opinion are dropped, as are nouns about the picture itself
+   (*picture, group, top …*).
+4. A phrase that is left with one to three words is a concept; of a longer one the last three words, for the head of an
+   English noun phrase comes last. A phrase of one word that no determiner, number or adjective introduces must not look
+   like a verb or an adverb.
+
+It errs on the side of leaving out, and it is no parser: a verb it does not know stays (``signs glow`` is kept as it is).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+MAX_CONCEPTS = 8
+_MAX_WORDS = 3
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_COLOURS = _words(
+    "red green blue yellow purple orange cyan pink gray grey white black brown navy olive gold golden silver tan beige"
+    " teal violet maroon"
+)
+_INTRODUCERS = _words(
+    "a an the some this that these those his her its their my your our another each every one two three four five six"
+    " seven eight nine ten several many few multiple various both all no any"
+)
+_VAGUE = _words(
+    "big small large little tiny huge giant tall short long wide narrow really very so quite other different same nice"
+    " beautiful pretty cute good great old new young open closed full empty close single double own certain colorful"
+    " colourful bright dark light whole entire lone partially medium sized lots only just also left right busy lovely"
+    " main such most more less next first second last top"
+)
+_BREAKS = _words(
+    # prepositions, conjunctions, pronouns
+    "about above across after against along alongside among amongst around as at atop before behind below beneath beside"
+    " besides between beyond but by down during except for from in inside into near nearby of off on onto or out outside"
+    " over past per through throughout to together toward towards under underneath until up upon via while with within"
+    " without and nor than then though because if when where which who whose what he she it they them him we you i me us"
+    " himself herself themselves itself there here away not back forward"
+    # auxiliaries and the verbs that captions are full of
+    " is are was were be been being am has have had having do does did can could will would may might must should"
+    " sit sits sat stand stands stood lie lies lay lays hold holds held ride rides rode wear wears wore look looks looked"
+    " walk walks walked run runs ran eat eats ate play plays played show shows showed shown go goes went get gets got take"
+    " takes took taken make makes made hang hangs hung fly flies flew carry carries carried cut cuts contain contains"
+    " include includes surround surrounds surrounded fill filled covered covers parked seated laid seen set sets prepare"
+    " prepares feature features use uses used pose poses posed watch watches rest rests jump jumps jumped swing swings"
+    " swung try tries tried reach reaches lean leans leaned put puts pull pulls pulled push pushes drive drives drove give"
+    " gives grazes graze feed feeds leads lead swim swims sleep sleeps smile smiles appears appear seems seem turned"
+    " gathered located attached lined topped mounted placed stacked decorated piled displayed dressed loaded tied built"
+    " crossing adorn adorns own owns lit point points drink drinks"
+)
+_NO_CONCEPT = _words(
+    "picture photo photograph image view shot scene group bunch couple pair lot lots set number kind type piece pieces"
+    " variety side sides middle center centre front end edge corner bottom part background foreground distance way day"
+    " time something someone thing things stuff area place items item rest row top close-up closeup others focus it's"
+)
+_NOUNS_IN_ING = _words(
+    "building ceiling clothing painting string ring wing king thing spring sling swing railing awning frosting icing"
+    " dressing stuffing topping crossing parking dining living evening morning wedding lighting clearing crossing earring"
+    " pudding sibling duckling dumpling bedding siding flooring serving drawing"
+)
+_ADJECTIVES_IN_ING = _words("dining living parking wedding washing swimming cutting baking")
+_NOUNS_IN_LY = _words("fly family belly jelly lily butterfly trolley assembly")
+_TOKEN = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*|[^\sa-z0-9]")
+
+
+def concepts_of_caption(caption: str) -> list[str]:
+    """Noun concepts of one caption in the order they are named, each once, at most ``MAX_CONCEPTS``."""
+    found: dict[str, None] = {}
+    for phrase in _phrases(_TOKEN.findall(caption.lower())):
+        for concept in _concepts_of_phrase(phrase):
+            found.setdefault(concept)
+    return list(found)[:MAX_CONCEPTS]
+
+
+def concepts_of_captions(captions: Iterable[str]) -> list[str]:
+    """Noun concepts of several captions of one picture, those that most captions name first, at most ``MAX_CONCEPTS``."""
+    votes = Counter(concept for caption in captions for concept in concepts_of_caption(caption))
+    return [concept for concept, _ in votes.most_common(MAX_CONCEPTS)]
+
+
+def concept_of_category(name: str) -> str:
+    """A COCO panoptic category in words: ``wall-brick`` is a ``brick wall``, ``tree-merged`` a ``tree``."""
+    head, *rest = [part for part in name.replace("_", " ").split("-") if part not in ("merged", "other", "stuff")]
+    return " ".join([*rest, head] if head in ("wall", "floor") else [head, *rest])
+
+
+def merge_concepts(*groups: Sequence[str]) -> list[str]:
+    """All concepts of the groups in order, each once."""
+    return list(dict.fromkeys(concept for group in groups for concept in group))
+
+
+def _phrases(tokens: list[str]) -> list[list[str]]:
+    """Runs of words that may be one noun phrase."""
+    phrases: list[list[str]] = [[]]
+    for index, token in enumerate(tokens):
+        neighbours = (tokens[index - 1] if index else "", tokens[index + 1] if index + 1 < len(tokens) else "")
+        if token in ("and", "or") and all(word in _COLOURS for word in neighbours):
+            phrases[-1].append("and")
+        elif token in _INTRODUCERS:
+            phrases.append([token])
+        elif not token[0].isalnum() or _is_break(token, following=neighbours[1]):
+            phrases.append([])
+        else:
+            phrases[-1].append(token)
+    return [phrase for phrase in phrases if phrase]
+
+
+def _is_break(word: str, *, following: str) -> bool:
+    if word in _BREAKS:
+        return True
+    if word.endswith("ing") and len(word) > 4:
+        continues = bool(following) and following[0].isalnum() and following not in _BREAKS | _INTRODUCERS
+        return word not in _NOUNS_IN_ING and not (word in _ADJECTIVES_IN_ING and continues)
+    return word.endswith("ly") and len(word) > 3 and word not in _NOUNS_IN_LY
+
+
+def _concepts_of_phrase(phrase: list[str]) -> list[str]:
+    introduced = phrase[0] in _INTRODUCERS | _VAGUE or phrase[0].isdigit()
+    words = [word for word in phrase if word not in _INTRODUCERS | _VAGUE and not word.isdigit()]
+    while words and (words[-1].endswith("ed") and len(words) > 1 and words[-1] not in ("bed", "shed", "sled")):
+        words.pop()
+    if not words or words[-1] in _NO_CONCEPT and len(words) == 1:
+        return []
+    if len(words) == 1 and not introduced and words[0].endswith(("ed", "est")):
+        return []
+    if words[-1] in _COLOURS or len(words[-1]) < 2:
+        return []
+    return [" ".join(variant[-_MAX_WORDS:]) for variant in _split_colours(words)]
+
+
+def _split_colours(words: list[str]) -> list[list[str]]:
+    """``striped red and blue circle`` as ``striped red circle`` and ``striped blue circle``."""
+    if "and" not in words:
+        return [words]
+    first = words.index("and")
+    start, end = first - 1, first + 1
+    while end + 2 < len(words) and words[end + 1] == "and":
+        end += 2
+    colours = words[start : end + 1 : 2]
+    return [[*words[:start], colour, *words[end + 1 :]] for colour in colours]

@@ -1,0 +1,179 @@
+"""Encoded pictures to pixels, and segment run lengths to maps of the same geometry.
+
+Ordinary JPEGs (gray or RGB) go through OpenCV, which can decode them at a reduced scale; everything else, and every JPEG
+that OpenCV refuses, through Pillow, which also tells what is wrong. The size is read from the header and checked before
+anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from setok.data import rle
+from setok.data.schema import Segment
+from setok.errors import DataError
+
+DEFAULT_MAX_SIDE = 16_384
+MAX_PIXELS = 2**27
+"""Pictures with more pixels (400 MB once decoded) are refused whatever their sides."""
+_REMEDY = "replace or remove the file; ingest quarantines such pictures"
+
+
+def configure_opencv(*, num_threads: int) -> None:
+    """Set OpenCV up for a worker process: threads for resizing, and no log of broken files (errors are raised)."""
+    cv2.setNumThreads(num_threads)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def decode_image(
+    data: bytes, *, max_side: int = DEFAULT_MAX_SIDE, target_size: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels of an encoded picture: upright (EXIF), first frame, transparency on white, 16 bits cut to 8.
+
+    Args:
+        data: the file's bytes.
+        max_side: longest side allowed, in pixels.
+        target_size: what the shorter side will be scaled to: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that
+            leaves at least twice as much (48 dB from the full decode on COCO at 64 pixels; with as much, 40 dB).
+            ``None`` decodes at full size.
+
+    Raises:
+        DataError: empty, truncated, not a picture, or too large; the part of the text before ``:`` is the kind.
+    """
+    if not data:
+        raise DataError("empty file: zero bytes", _REMEDY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the stricter rule
+        with _open(data) as header:
+            _check_size(header.size, max_side)
+            if header.format == "JPEG" and header.mode in ("L", "RGB"):
+                pixels = _decode_jpeg(data, header.size, target_size)
+                if pixels is not None:
+                    return pixels
+            return _decode_with_pillow(header)
+
+
+def decode_and_resize(data: bytes, size: int, *, max_side: int = DEFAULT_MAX_SIDE) -> UInt8[np.ndarray, "3 size size"]:
+    """RGB pixels of the centre square of a picture: the shorter side scaled to ``size``, the longer one cropped.
+
+    Shrinking averages areas, enlarging interpolates linearly.
+
+    Raises:
+        DataError: as ``decode_image``.
+    """
+    pixels = decode_image(data, max_side=max_side, target_size=size)
+    rows, columns = _centre_square(*pixels.shape[:2])
+    square = pixels[rows, columns]
+    if len(square) != size:
+        shrinking = len(square) > size
+        square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(square.transpose(2, 0, 1))
+
+
+def segment_map(segments: Sequence[Segment], size: int) -> Int32[np.ndarray, "size size"]:
+    """Index of the segment at every pixel, -1 where there is none, in the geometry of ``decode_and_resize``.
+
+    The nearest pixel is taken; where segments overlap the later one wins.
+
+    Raises:
+        DataError: a segment's runs do not fit its size, or segments differ in size.
+    """
+    labels = np.full((size, size), -1, np.int32)
+    if not segments:
+        return labels
+    height, width = segments[0].height, segments[0].width
+    rows, columns = _centre_square(height, width)
+    side = rows.stop - rows.start
+    nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
+    grid = np.ix_(rows.start + nearest, columns.start + nearest)
+    for index, segment in enumerate(segments):
+        if (segment.height, segment.width) != (height, width):
+            sizes = f"{height} × {width} and {segment.height} × {segment.width}"
+            raise DataError(f"broken mask: segments of one picture have sizes {sizes}", _REMEDY)
+        labels[rle.decode(segment.counts, height, width)[grid]] = index
+    return labels
+
+
+def _centre_square(height: int, width: int) -> tuple[slice, slice]:
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        start = data[:8].hex(" ")
+        raise DataError(f"not an image: {len(data)} bytes that start with {start}", _REMEDY) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image too large: {error}", _REMEDY) from error
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"damaged header: {error}", _REMEDY) from error
+
+
+def _check_size(size: tuple[int, int], max_side: int) -> None:
+    width, height = size
+    if max(width, height) > max_side:
+        raise DataError(
+            f"image too large: {width} × {height} pixels, the longest side allowed is {max_side}",
+            "scale it down, or raise max_image_side",
+        )
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"image too large: {width} × {height} = {width * height} pixels of {MAX_PIXELS}", "scale it down"
+        )
+    if min(width, height) < 1:
+        raise DataError(f"empty image: {width} × {height} pixels", _REMEDY)
+
+
+_REDUCED = (
+    (8, cv2.IMREAD_REDUCED_COLOR_8),
+    (4, cv2.IMREAD_REDUCED_COLOR_4),
+    (2, cv2.IMREAD_REDUCED_COLOR_2),
+)
+
+
+def _decode_jpeg(
+    data: bytes, size: tuple[int, int], target_size: int | None
+) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Pixels turned upright by OpenCV, ``None`` where it cannot decode."""
+    flag = cv2.IMREAD_COLOR
+    if target_size is not None:
+        flag = next((flag for factor, flag in _REDUCED if min(size) >= 2 * factor * target_size), flag)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error:
+        return None
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _decode_with_pillow(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        image.seek(0)
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return np.array(_to_rgb(upright))
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
+        kind = "truncated" if "truncated" in str(error).lower() or isinstance(error, EOFError) else "damaged"
+        raise DataError(f"{kind} {image.format or 'image'}: {error}", _REMEDY) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; transparent pixels show white, deep gray keeps its upper 8 bits."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        deep = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,51 @@
+"""The errors a person may meet, each with what happened and what to do about it.
+
+Every error survives pickling, because workers raise them in another process than the one that prints them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SetokError(Exception):
+    """Base of all errors this project raises on purpose.
+
+    Args:
+        problem: what happened, naming the offending value and what would have been allowed.
+        remedy: what to do next: a command, a setting, a place to look.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  → {self.remedy}" if self.remedy else self.problem
+
+
+class ConfigError(SetokError):
+    """A setting is unknown, impossible, or contradicts another one."""
+
+
+class DataError(SetokError):
+    """A data set is missing, empty or damaged beyond what quarantine absorbs."""
+
+
+class CheckpointError(SetokError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class TrainingError(SetokError):
+    """Training cannot go on: a non-finite loss, ranks that disagree, a worker that died."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A sentence naming the closest choices to ``name``, or all of them where none is close."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"choose one of: {', '.join(choices)}"

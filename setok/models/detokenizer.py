@@ -1,0 +1,54 @@
+"""The detokenizer: learnable mask tokens, one per square of pixels, query the semantic tokens and paint their square."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from setok.config import DetokenizerConfig
+from setok.models.layers import CrossBlock, sincos_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painting:
+    """Pixels and what the last layer painted them from (the adaptive adversarial weight needs both)."""
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    squares: Float[Tensor, "batch squares values"]
+    hidden: Float[Tensor, "batch squares width"]
+
+
+class Detokenizer(nn.Module):
+    """[cross-attention, feed-forward, self-attention, feed-forward] × depth, then a linear layer to pixels."""
+
+    def __init__(self, config: DetokenizerConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.width = config.width
+        self.query = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.blocks = nn.ModuleList(
+            CrossBlock(config.width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.to_pixels = nn.Linear(config.width, 3 * config.patch_size**2)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch tokens width"],
+        mask: Bool[Tensor, "batch tokens"],
+        size: tuple[int, int],
+    ) -> Painting:
+        """Paint pictures of ``size`` (height, width) pixels; padding tokens (mask False) are not looked at."""
+        rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
+        x = (self.query + sincos_positions((rows, columns), self.width).to(self.query)).expand(len(tokens), -1, -1)
+        for block in self.blocks:
+            x = block(x, tokens, mask.unsqueeze(1))
+        hidden = self.norm(x)
+        squares = self.to_pixels(hidden).float() + 0.5
+        p = self.patch_size
+        pixels = rearrange(squares, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, c=3, p=p, q=p)
+        return Painting(pixels=pixels, squares=squares, hidden=hidden)

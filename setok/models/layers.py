@@ -1,0 +1,95 @@
+"""Blocks that all networks here are built from: attention with a boolean mask, pre-norm blocks, 2-D positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "patches width"]:
+    """Fixed 2-D sine-cosine positions of a grid of patches, in rows (Vaswani et al. 2017, one half per axis).
+
+    Args:
+        grid: rows and columns.
+        width: a multiple of 4.
+    """
+    quarter = width // 4
+    frequency = 1.0 / 100.0 ** (torch.arange(quarter) / quarter)
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in (columns, rows)]
+    encoding = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return F.pad(encoding, (0, width - 4 * quarter))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of ``x`` to ``y`` under a boolean mask.
+
+    On CPU the attention itself runs in fp32 even under autocast: its bf16 backward is slower there.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries width"],
+        y: Float[Tensor, "batch keys width"],
+        mask: Bool[Tensor, "batch #queries keys"] | None = None,
+    ) -> Float[Tensor, "batch queries width"]:
+        q = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
+        k, v = rearrange(self.key_value(y), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
+        if x.device.type == "cpu":
+            q, k, v = q.float(), k.float(), v.float()
+        attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.unsqueeze(1))
+        return self.output(rearrange(attended, "b h n d -> b n (h d)"))
+
+
+def feed_forward(width: int, ratio: float) -> nn.Sequential:
+    """Normalise, widen by ``ratio``, GELU, narrow."""
+    hidden = round(width * ratio)
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: self-attention, feed-forward."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads)
+        self.feed_forward = feed_forward(width, mlp_ratio)
+
+    def forward(
+        self, x: Float[Tensor, "batch n width"], mask: Bool[Tensor, "batch #n n"] | None = None
+    ) -> Float[Tensor, "batch n width"]:
+        y = self.norm(x)
+        x = x + self.attention(y, y, mask)
+        return x + self.feed_forward(x)
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention to tokens, feed-forward, then a self-attention block: one layer of the detokenizer."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.token_norm = nn.LayerNorm(width)
+        self.cross = Attention(width, num_heads)
+        self.feed_forward = feed_forward(width, mlp_ratio)
+        self.self_block = Block(width, num_heads, mlp_ratio)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch n width"],
+        tokens: Float[Tensor, "batch tokens width"],
+        mask: Bool[Tensor, "batch 1 tokens"],
+    ) -> Float[Tensor, "batch n width"]:
+        x = x + self.cross(self.norm(x), self.token_norm(tokens), mask)
+        return self.self_block(x + self.feed_forward(x))

@@ -1,0 +1,91 @@
+"""The one way from a checkpoint to results, for evaluation, serving and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from setok.batch import ImageTextBatch, VisualTokens
+from setok.checkpoint import load_model, read_config, resolve
+from setok.config import ClusteringConfig, TrainConfig
+from setok.losses import concept_contrast
+from setok.models.concepts import build_concept_encoder
+from setok.stages import TokenizerTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Tokens of a batch of pictures, and what they bring back."""
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    """In [0, 1]."""
+    tokens: VisualTokens
+    concept_scores: Float[Tensor, "batch concepts"] | None
+    """Similarity of every picture with every concept asked for, in [-1, 1]; None where none was asked for, or the model
+    was trained without concept contrast."""
+
+
+class Predictor:
+    """A trained tokenizer, ready for use: deterministic, without gradients."""
+
+    def __init__(self, config: TrainConfig, task: TokenizerTask, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self._task = task.to(device).eval().requires_grad_(False)
+        self._concepts = build_concept_encoder(config.concepts)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> Predictor:
+        """Load a run's newest good checkpoint, or the checkpoint folder itself.
+
+        Raises:
+            CheckpointError: nothing there can be loaded.
+        """
+        folder = resolve(path)
+        config = read_config(folder)
+        task = TokenizerTask(config, build_concept_encoder(config.concepts).dim)
+        load_model(folder, task, "model")
+        return cls(config, task, torch.device(device))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures the model was trained on, in pixels."""
+        return self.config.model.image_size
+
+    @property
+    def knows_concepts(self) -> bool:
+        """Whether the model was trained with concept contrast, and so can score concepts."""
+        return self.config.loss.contrast > 0
+
+    @torch.no_grad()
+    def reconstruct(
+        self, batch: ImageTextBatch, *, concepts: Sequence[str] = (), clustering: ClusteringConfig | None = None
+    ) -> Reconstruction:
+        """Tokenize pictures and paint them back.
+
+        Args:
+            batch: pictures of the model's size.
+            concepts: phrases to score every picture with.
+            clustering: replaces the trained setting: another threshold, another token budget.
+        """
+        batch = batch.to(self.device)
+        tokenizer = self._task.tokenizer
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.bf16):
+            visual = tokenizer.tokenize(batch.pixel_values, clustering)
+            size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
+            pixels = tokenizer.detokenize(visual.tokens, visual.mask, size)
+        scores = self._score(visual, concepts) if concepts and self.knows_concepts else None
+        return Reconstruction(pixels=pixels.float().clamp(0, 1), tokens=visual, concept_scores=scores)
+
+    def _score(self, visual: VisualTokens, concepts: Sequence[str]) -> Float[Tensor, "batch concepts"]:
+        vectors = F.normalize(self._concepts(concepts).to(self.device), dim=-1)
+        absent = torch.zeros(len(visual.tokens), len(concepts), dtype=torch.bool, device=self.device)
+        tokens = self._task.contrast(visual.tokens.float())
+        _, match = concept_contrast(tokens, visual.mask, vectors, absent, self.config.loss.contrast_temperature)
+        return match
