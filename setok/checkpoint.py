@@ -91,9 +91,7 @@ def write_rank_part(folder: Path, optimizer: Mapping[str, Mapping[str, Tensor]],
     _save(tensors, folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
 
 
-def finish(
-    folder: Path, config: TrainConfig, weights: Mapping[str, Mapping[str, Tensor]], state: TrainerState
-) -> Path:
+def finish(folder: Path, config: TrainConfig, weights: Mapping[str, Mapping[str, Tensor]], state: TrainerState) -> Path:
     """Write the rest, the manifest last, and give the folder its final name; on rank 0, when all parts are written.
 
     Args:

@@ -24,7 +24,7 @@ from setok.errors import ConfigError, did_you_mean
 class Section(BaseModel):
     """Base of all sections: immutable, and without room for unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
 
 # ---------------------------------------------------------------- the model
@@ -469,10 +469,13 @@ def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) 
 def build(kind: type[J], tree: Mapping[str, Any]) -> J:
     """Check a plain mapping against the config class of a job."""
     job = kind.model_fields["job"].default
-    if tree.get("job", job) != job:
+    asked = str(tree.get("job", job))
+    if asked not in JOBS:
+        raise ConfigError(f"job: {asked} is unknown", did_you_mean(asked, JOBS))
+    if asked != job:
         raise ConfigError(
-            f"this config is for job: {tree['job']}, and the command runs job: {job}",
-            f"use python -m ray_jobs.{tree['job']}, or another --config",
+            f"this config is for job: {asked}, and the command runs job: {job}",
+            f"use python -m ray_jobs.{asked}, or another --config",
         )
     try:
         return kind.model_validate(tree)
@@ -485,18 +488,18 @@ def dump_config(config: Job) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read(name: str | Path) -> dict[str, Any]:
+def _read(name: str | Path) -> dict[Any, Any]:
     presets = list_presets()
     if str(name) in presets:
-        text = (resources.files("setok") / "presets" / f"{name}.yaml").read_text()
+        data = (resources.files("setok") / "presets" / f"{name}.yaml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        data = Path(name).read_bytes()
     else:
         raise ConfigError(f"no preset and no file is called {str(name)!r}", did_you_mean(str(name), presets))
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}", "check the indentation at the line named above") from error
+        tree = yaml.safe_load(data.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}", "check the file at the place named above") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{name} holds {type(tree).__name__}, not a mapping of settings", "start it with job: and name:")
     return tree
@@ -508,6 +511,9 @@ def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
         return [_resolve(item, trail) for item in node]
     if not isinstance(node, dict):
         return node
+    for key in node:
+        if not isinstance(key, str):
+            raise ConfigError(f"{' → '.join(trail)}: the key {key!r} is no string", "quote it if it is meant")
     node = {key: _resolve(value, trail) for key, value in node.items() if key != "extends"} | (
         {"extends": node["extends"]} if "extends" in node else {}
     )
@@ -568,8 +574,9 @@ def _fill_in_run(tree: dict[str, Any], output_dir: str) -> dict[str, Any]:
 
 
 def _index(items: list[Any], text: str, key: str) -> int:
-    if not text.isdigit() or int(text) >= len(items):
-        raise ConfigError(f"--set {key}: {text!r} is no index of a list of {len(items)}", f"use 0 to {len(items) - 1}")
+    if not text.isdecimal() or int(text) >= len(items):
+        remedy = f"use 0 to {len(items) - 1}" if items else f"give the whole list: --set {key.rpartition(f'.{text}')[0]}=[…]"
+        raise ConfigError(f"--set {key}: {text!r} is no index of a list of {len(items)}", remedy)
     return int(text)
 
 
@@ -579,27 +586,29 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         *parents, unknown = error["loc"]
         section = _section_at(kind, parents)
-        known = list(section.model_fields) if section else []
-        return f"unknown key {path!r}: {did_you_mean(str(unknown), known)}"
+        return f"unknown key {path!r}" + (f": {did_you_mean(str(unknown), section.model_fields)}" if section else "")
     if error["type"] == "missing":
         return f"{path} is required and missing"
-    return f"{path}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    value = repr(error["input"])
+    value = value if len(value) <= 100 else f"{value[:99]}…"
+    return f"{path}={value}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _section_at(kind: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
-    """The config class that holds the key at ``loc``."""
-    section: type[BaseModel] | None = kind
+    """The config class that holds the keys at ``loc``, through lists and mappings of sections."""
+    place: Any = kind
     for part in loc:
-        if isinstance(part, int):
-            continue
-        field = section.model_fields.get(str(part)) if section else None
-        section = _model_in(field.annotation) if field else section
-    return section
+        section = _model_in(place)
+        if section and str(part) in section.model_fields:
+            place = section.model_fields[str(part)].annotation
+        # otherwise an index of a list or a key of a mapping, whose sections are all of one class
+    return _model_in(place)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The config class that an annotation names, such as ``tuple[Section, ...]`` or ``dict[str, Section]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Union, UnionType, tuple, list):
+    if get_origin(annotation) in (Union, UnionType, tuple, list, dict):
         return next((model for arg in get_args(annotation) if (model := _model_in(arg))), None)
     return None

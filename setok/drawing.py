@@ -50,9 +50,7 @@ def image_grid(
     """Pictures of one size in rows, with white gaps; rows may be of different lengths."""
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
-    canvas = np.full(
-        (len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), 255, dtype=np.uint8
-    )
+    canvas = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), 255, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             top, left = GAP + r * (height + GAP), GAP + c * (width + GAP)

@@ -1,7 +1,4 @@
-"""Stored rows to columns of decoded pixels (in the data workers), and columns to a batch (in the training workers).
-
-Columns are what travels between processes: arrays of one shape, and strings. Lists of varying length travel as JSON.
-"""
+"""Columns of decoded rows to the batch that models take (in the training workers)."""
 
 from __future__ import annotations
 
@@ -10,64 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from setok.batch import ImageTextBatch
-from setok.data.images import decode_and_resize, segment_map
-from setok.data.schema import Segment
-from setok.errors import DataError
+from setok.data.decode import STORED_COLUMNS, Columns, decode_rows
 
-Columns = dict[str, Any]
-"""Column name to an array, or a list of strings, with one entry for each row."""
-STORED_COLUMNS = ("id", "images", "caption", "concepts")
-"""What ``decode_rows`` needs of a stored row, besides ``segments`` if asked for."""
-
-
-def decode_rows(table: pa.Table, *, image_size: int, with_segments: bool) -> Columns:
-    """Decode the first input picture of every row.
-
-    A row that cannot be decoded keeps its place: ``valid`` is False, ``pixels`` 0, ``segments`` -1, and ``error`` says why.
-
-    Args:
-        table: rows of ``ARROW_SCHEMA`` with at least ``STORED_COLUMNS``.
-        image_size: side S of the square, in pixels.
-        with_segments: also give ``segments`` and ``is_thing``.
-
-    Returns:
-        ``id``, ``caption``, ``error`` (strings, error "" where valid), ``concepts`` (JSON list of strings), ``valid``
-        bool [n], ``pixels`` uint8 [n, 3, S, S]; with segments also ``segments`` int16 [n, S, S] (index or -1) and
-        ``is_thing`` (JSON list of booleans).
-    """
-    num_rows = table.num_rows
-    names = [
-        name for name in (*STORED_COLUMNS, *(("segments",) if with_segments else ())) if name in table.column_names
-    ]
-    rows = table.select(names).to_pylist()
-    pixels = np.zeros((num_rows, 3, image_size, image_size), np.uint8)
-    segments = np.full((num_rows, image_size, image_size), -1, np.int16) if with_segments else None
-    errors, is_thing = [""] * num_rows, ["[]"] * num_rows
-    for index, row in enumerate(rows):
-        try:
-            pixels[index] = decode_and_resize(_input_image(row), image_size)
-            if segments is not None:
-                parts = [Segment(**segment) for segment in row["segments"]]
-                segments[index] = segment_map(parts, image_size)
-                is_thing[index] = json.dumps([part.is_thing for part in parts])
-        except DataError as error:
-            errors[index] = error.problem
-            pixels[index] = 0
-    columns: Columns = {
-        "id": [row["id"] for row in rows],
-        "caption": [row["caption"] or "" for row in rows],
-        "concepts": [json.dumps(row["concepts"] or [], ensure_ascii=False) for row in rows],
-        "pixels": pixels,
-        "valid": np.array([not error for error in errors], bool),
-        "error": errors,
-    }
-    if segments is not None:
-        columns |= {"segments": segments, "is_thing": is_thing}
-    return columns
+__all__ = ["STORED_COLUMNS", "Columns", "decode_rows", "rows_to_batch"]
 
 
 def rows_to_batch(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> ImageTextBatch:
@@ -81,10 +26,3 @@ def rows_to_batch(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> ImageTex
         segments=None if segments is None else torch.from_numpy(np.array(segments, np.int64)),
         is_thing=() if segments is None else tuple(tuple(json.loads(text)) for text in columns["is_thing"]),
     )
-
-
-def _input_image(row: Mapping[str, Any]) -> bytes:
-    for image in row["images"]:
-        if image["role"] == "input":
-            return bytes(image["data"])
-    raise DataError("no picture: the record has no input image", "leave it out of an image stage")

@@ -12,7 +12,7 @@ The published recipe takes the nouns of a caption from a part-of-speech tagger. 
    English noun phrase comes last. A phrase of one word that no determiner, number or adjective introduces must not look
    like a verb or an adverb.
 
-It errs on the side of leaving out, and it is no parser: a verb it does not know stays (``signs glow`` is kept as it is).
+It errs on the side of leaving out, and it is no parser: a verb it does not know stays (``signs glow``).
 """
 
 from __future__ import annotations
@@ -44,33 +44,34 @@ _VAGUE = _words(
     " main such most more less next first second last top"
 )
 _BREAKS = _words(
-    # prepositions, conjunctions, pronouns
-    "about above across after against along alongside among amongst around as at atop before behind below beneath beside"
-    " besides between beyond but by down during except for from in inside into near nearby of off on onto or out outside"
-    " over past per through throughout to together toward towards under underneath until up upon via while with within"
-    " without and nor than then though because if when where which who whose what he she it they them him we you i me us"
-    " himself herself themselves itself there here away not back forward"
-    # auxiliaries and the verbs that captions are full of
-    " is are was were be been being am has have had having do does did can could will would may might must should"
-    " sit sits sat stand stands stood lie lies lay lays hold holds held ride rides rode wear wears wore look looks looked"
-    " walk walks walked run runs ran eat eats ate play plays played show shows showed shown go goes went get gets got take"
-    " takes took taken make makes made hang hangs hung fly flies flew carry carries carried cut cuts contain contains"
-    " include includes surround surrounds surrounded fill filled covered covers parked seated laid seen set sets prepare"
-    " prepares feature features use uses used pose poses posed watch watches rest rests jump jumps jumped swing swings"
-    " swung try tries tried reach reaches lean leans leaned put puts pull pulls pulled push pushes drive drives drove give"
-    " gives grazes graze feed feeds leads lead swim swims sleep sleeps smile smiles appears appear seems seem turned"
-    " gathered located attached lined topped mounted placed stacked decorated piled displayed dressed loaded tied built"
-    " crossing adorn adorns own owns lit point points drink drinks"
+    # prepositions, conjunctions, pronouns, auxiliaries, and the verbs that captions are full of
+    "about above across adorn adorns after against along alongside am among amongst and appear appears are around"
+    " as at ate atop attached away back be because been before behind being below beneath beside besides between"
+    " beyond built but by can carried carries carry contain contains could covered covers crossing cut cuts"
+    " decorated did displayed do does down dressed drink drinks drive drives drove during eat eats except feature"
+    " features feed feeds fill filled flew flies fly for forward from gathered get gets give gives go goes got"
+    " graze grazes had hang hangs has have having he held here herself him himself hold holds hung i if in include"
+    " includes inside into is it itself jump jumped jumps laid lay lays lead leads lean leaned leans lie lies"
+    " lined lit loaded located look looked looks made make makes may me might mounted must near nearby nor not of"
+    " off on onto or out outside over own owns parked past per piled placed play played plays point points pose"
+    " posed poses prepare prepares pull pulled pulls push pushes put puts ran reach reaches rest rests ride rides"
+    " rode run runs sat seated seem seems seen set sets she should show showed shown shows sit sits sleep sleeps"
+    " smile smiles stacked stand stands stood surround surrounded surrounds swim swims swing swings swung take"
+    " taken takes than them themselves then there they though through throughout tied to together took topped"
+    " toward towards tried tries try turned under underneath until up upon us use used uses via walk walked walks"
+    " was watch watches we wear wears went were what when where which while who whose will with within without"
+    " wore would you"
 )
 _NO_CONCEPT = _words(
-    "picture photo photograph image view shot scene group bunch couple pair lot lots set number kind type piece pieces"
-    " variety side sides middle center centre front end edge corner bottom part background foreground distance way day"
-    " time something someone thing things stuff area place items item rest row top close-up closeup others focus it's"
+    "area background bottom bunch center centre close-up closeup corner couple day distance edge end focus"
+    " foreground front group image it's item items kind lot lots middle number others pair part photo photograph"
+    " picture piece pieces place rest row scene set shot side sides someone something stuff thing things time top"
+    " type variety view way"
 )
 _NOUNS_IN_ING = _words(
-    "building ceiling clothing painting string ring wing king thing spring sling swing railing awning frosting icing"
-    " dressing stuffing topping crossing parking dining living evening morning wedding lighting clearing crossing earring"
-    " pudding sibling duckling dumpling bedding siding flooring serving drawing"
+    "awning bedding building ceiling clearing clothing crossing dining drawing dressing duckling dumpling earring"
+    " evening flooring frosting icing king lighting living morning painting parking pudding railing ring serving"
+    " sibling siding sling spring string stuffing swing thing topping wedding wing"
 )
 _ADJECTIVES_IN_ING = _words("dining living parking wedding washing swimming cutting baking")
 _NOUNS_IN_LY = _words("fly family belly jelly lily butterfly trolley assembly")
@@ -87,7 +88,7 @@ def concepts_of_caption(caption: str) -> list[str]:
 
 
 def concepts_of_captions(captions: Iterable[str]) -> list[str]:
-    """Noun concepts of several captions of one picture, those that most captions name first, at most ``MAX_CONCEPTS``."""
+    """Noun concepts of several captions of one picture, those that most captions name first."""
     votes = Counter(concept for caption in captions for concept in concepts_of_caption(caption))
     return [concept for concept, _ in votes.most_common(MAX_CONCEPTS)]
 
@@ -133,7 +134,7 @@ def _concepts_of_phrase(phrase: list[str]) -> list[str]:
     words = [word for word in phrase if word not in _INTRODUCERS | _VAGUE and not word.isdigit()]
     while words and (words[-1].endswith("ed") and len(words) > 1 and words[-1] not in ("bed", "shed", "sled")):
         words.pop()
-    if not words or words[-1] in _NO_CONCEPT and len(words) == 1:
+    if not words or (words[-1] in _NO_CONCEPT and len(words) == 1):
         return []
     if len(words) == 1 and not introduced and words[0].endswith(("ed", "est")):
         return []

@@ -1,15 +1,16 @@
 """The order of samples of a whole run, as a formula of the position.
 
-Position ``p`` counts samples over the run: step ``s`` of a global batch of ``G`` takes positions ``s·G … (s+1)·G − 1``. Which
-row stands at a position depends on the seed, the sizes and the weights of the sources alone: there is nothing to save,
-to restore or to shuffle, and any number of workers that share a global batch see the same one.
+Position ``p`` counts samples over the run: step ``s`` of a global batch of ``G`` takes positions ``s·G … (s+1)·G − 1``.
+Which row stands at a position depends on the seed, the sizes and the weights of the sources alone: there is nothing to
+save, to restore or to shuffle, and any number of workers that share a global batch see the same one.
 
 * A source's epoch ``e`` is a permutation of its rows, ``permute(·, n, key(seed, source, e))``: a Feistel network over
   the smallest even power of two ≥ n with cycle walking (Black & Rogaway, *Ciphers with Arbitrary Finite Domains*,
   CT-RSA 2002), the round function being the finaliser of SplitMix64 (Steele, Lea & Flood, *Fast Splittable
   Pseudorandom Number Generators*, OOPSLA 2014).
-* Sources are mixed in windows of ``WINDOW`` positions: source ``s`` has exactly ``k_s`` slots in every window, in an order
-  that (seed, window) fixes. So its ``d``-th draw of the run is row ``permute(d mod n, n, key(seed, s, d div n))``.
+* Sources are mixed in windows of ``WINDOW`` positions: source ``s`` has exactly ``k_s`` slots in every window, in an
+  order that (seed, window) fixes. So its ``d``-th draw of the run is row
+  ``permute(d mod n, n, key(seed, s, d div n))``.
 """
 
 from __future__ import annotations
@@ -186,9 +187,9 @@ def block_positions(
 ) -> Int64[np.ndarray, " positions"]:
     """Positions that a block carries, step by step.
 
-    Ray hands block ``b`` of an ordered stream to rank ``b mod num_workers`` as long as blocks have equal numbers of rows.
-    So block ``b`` holds, of ``steps_per_block`` successive steps, the ``b mod num_workers``-th contiguous part of every
-    global batch. The last block of every rank is shorter where ``stop_step`` ends it.
+    Ray hands block ``b`` of an ordered stream to rank ``b mod num_workers`` as long as blocks have equal numbers of
+    rows. So block ``b`` holds, of ``steps_per_block`` successive steps, the ``b mod num_workers``-th contiguous part of
+    every global batch. The last block of every rank is shorter where ``stop_step`` ends it.
 
     Raises:
         ConfigError: the global batch does not divide among the workers.

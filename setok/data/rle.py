@@ -1,7 +1,7 @@
 """Run-length encoding of masks as COCO has it: column-major, the first run is background (and may be 0).
 
-The compressed string form is that of ``rleToString``/``rleFrString`` in cocoapi's ``maskApi.c`` (Lin et al. 2014): counts
-as signed base-32 digits, from the fourth on as the difference to the count two before.
+The compressed string form is that of ``rleToString``/``rleFrString`` in cocoapi's ``maskApi.c`` (Lin et al. 2014):
+counts as signed base-32 digits, from the fourth on as the difference to the count two before.
 """
 
 from __future__ import annotations

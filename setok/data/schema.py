@@ -134,7 +134,7 @@ class Manifest:
     records_by_source: dict[str, int]
     quarantined_by_reason: dict[str, int]
     request: str = ""
-    """Digest of what was asked for (settings and state of the source files): asking again for the same needs no work."""
+    """Digest of what was asked for (settings and state of the source files): asking again needs no work."""
     format_version: int = FORMAT_VERSION
 
     @property

@@ -1,7 +1,7 @@
 """Parquet shards of canonical records: a writer with small row groups, and a reader of any rows in any order.
 
-A training plan asks for rows all over the set, and the least that Parquet can read is a row group. So a row group ends after
-``rows_per_row_group`` records or about ``ROW_GROUP_BYTES`` of data, whichever comes first.
+A training plan asks for rows all over the set, and the least that Parquet can read is a row group. So a row group ends
+after ``rows_per_row_group`` records or about ``ROW_GROUP_BYTES`` of data, whichever comes first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ class ShardWriter:
             self._temporary, ARROW_SCHEMA, compression="zstd", use_dictionary=["source"], write_statistics=False
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(
@@ -95,7 +95,7 @@ def write_shard(path: Path, records: Iterable[Record], *, rows_per_row_group: in
 class ShardReader:
     """An ingested data set, read by row number.
 
-    Opening it checks that every shard is there and has the size that the manifest gives; ``verify`` checks the contents.
+    Opening it checks that every shard is there and has the size that the manifest gives; ``verify`` checks contents.
 
     Args:
         folder: the set.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from setok.batch import ImageTextBatch
 from setok.metrics import grouping
-from setok.metrics.reconstruction import mean_squared_error, psnr, psnr_of_error
+from setok.metrics.reconstruction import psnr, psnr_of_error
 
 Assignment = Int[Tensor, "batch patches"]
 ClusterFunction = Callable[[Float[Tensor, "batch patches 3"], tuple[int, int]], Assignment]
@@ -32,7 +32,9 @@ RAW_COLOUR_PATCH = 4
 _MOST_CELLS = 32
 
 
-def mean_image_psnr(target: Float[Tensor, "batch 3 h w"], mean_image: Float[Tensor, "3 h w"]) -> Float[Tensor, " batch"]:
+def mean_image_psnr(
+    target: Float[Tensor, "batch 3 h w"], mean_image: Float[Tensor, "3 h w"]
+) -> Float[Tensor, " batch"]:
     """PSNR in dB of showing the mean training image for every picture."""
     return psnr(mean_image.expand_as(target), target)
 
@@ -53,7 +55,7 @@ def painted_psnr(
     total = zeros.scatter_add(1, index, pixels)
     count = zeros.scatter_add(1, index, torch.ones_like(pixels))
     flat = (total / count.clamp_min(1)).gather(1, index)
-    return psnr_of_error(mean_squared_error(flat.unsqueeze(1), pixels.unsqueeze(1)))
+    return psnr_of_error((flat - pixels).pow(2).mean((1, 2)))
 
 
 def grid_assignment(grid: tuple[int, int], cells: int) -> Int[Tensor, " patches"]:
@@ -68,9 +70,7 @@ def nearest_squares(num_tokens: float) -> tuple[int, int]:
     return below, below if below**2 >= num_tokens else below + 1
 
 
-def patch_mean_colours(
-    target: Float[Tensor, "batch 3 h w"], grid: tuple[int, int]
-) -> Float[Tensor, "batch patches 3"]:
+def patch_mean_colours(target: Float[Tensor, "batch 3 h w"], grid: tuple[int, int]) -> Float[Tensor, "batch patches 3"]:
     """Mean colour in [0, 1] of every patch."""
     return rearrange(F.adaptive_avg_pool2d(target.float(), grid), "b c h w -> b (h w) c")
 
@@ -100,7 +100,7 @@ def score_assignment(
     rows = {"tokens": used.sum(-1).double(), "painted_psnr": painted_psnr(target, assignment, grid)}
     if batch.segments is None:
         nothing = torch.full((len(batch),), torch.nan, dtype=torch.float64)
-        return rows | {name: nothing for name in ("ari", "foreground_ari", "pixel_ari", "mbo", "miou")}
+        return rows | dict.fromkeys(("ari", "foreground_ari", "pixel_ari", "mbo", "miou"), nothing)
     things = grouping.thing_table(batch.is_thing)
     labels = grouping.patch_labels(batch.segments, grid)
     pixels = grouping.spread(assignment, grid, (batch.segments.shape[1], batch.segments.shape[2]))

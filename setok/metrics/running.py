@@ -39,10 +39,13 @@ class ImageRows:
         expected = set(self._parts[0]) if self._parts else set(part) | {INDEX}
         if set(part) != expected:
             raise DataError(
-                f"metric columns {sorted(set(part) ^ expected)} are not in all parts", "evaluate all images in the same way"
+                f"metric columns {sorted(set(part) ^ expected)} are not in all parts",
+                "evaluate all images in the same way",
             )
         if len({len(values) for values in part.values()}) != 1:
-            raise DataError(f"metric columns of lengths { {k: len(v) for k, v in part.items()} }", "give one value per image")
+            raise DataError(
+                f"metric columns of lengths { {k: len(v) for k, v in part.items()} }", "give one value per image"
+            )
         self._parts.append(part)
 
     def merge(self, other: ImageRows) -> ImageRows:

@@ -195,4 +195,3 @@ def _num_objects(batch: ImageTextBatch) -> Float[Tensor, " batch"]:
 
 def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
-

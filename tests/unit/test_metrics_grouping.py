@@ -114,7 +114,8 @@ def test_best_matching_by_brute_force(rows: int, columns: int, seed: int) -> Non
     gain = np.random.default_rng(seed).integers(0, 6, (rows, columns)) / 5
     wide = gain if rows <= columns else gain.T
     best = max(
-        sum(wide[i, j] for i, j in enumerate(chosen)) for chosen in itertools.permutations(range(wide.shape[1]), len(wide))
+        sum(wide[i, j] for i, j in enumerate(chosen))
+        for chosen in itertools.permutations(range(wide.shape[1]), len(wide))
     )
     assert grouping.best_matching(gain) == pytest.approx(best)
 

@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 @dataclass(frozen=True, kw_only=True)
 class BadRecord:
-    """A record that cannot be used. The part of ``reason`` before ``:`` is its kind, by which such records are counted."""
+    """A record that cannot be used; the part of ``reason`` before ``:`` is its kind, by which they are counted."""
 
     id: str
     reason: str

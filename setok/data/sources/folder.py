@@ -57,9 +57,13 @@ class FolderSource(Source):
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise DataError(
                         f"{path} is no list of {{file, caption}}: {error!r}",
-                        'write [{"file": "a.jpg", "caption": "a red cup"}], or one such object on each line of a .jsonl',
+                        'write [{"file": "a.jpg", "caption": "a red cup"}], or one such object on each line of .jsonl',
                     ) from error
         return {}
+
+    def check(self) -> None:
+        super().check()
+        _ = self._captions  # a broken list of captions is one error, not one for each picture
 
     def _count(self) -> int:
         return len(self._names)

@@ -1,0 +1,327 @@
+"""Metrics of a trained tokenizer on an ingested set, over any number of replicas.
+
+Writes into the run's folder::
+
+    metrics.json     the set's figures, references beside them, and what ran
+    images.jsonl     every image's figures
+    pictures.npz     the best, the worst and some random pictures: original, reconstruction, token map
+    config.yaml      what was asked
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ray_jobs import evaluation_files as files
+from ray_jobs import launch
+from setok import checkpoint
+from setok.batch import VisualTokens
+from setok.config import ClusteringConfig, EvaluateConfig
+from setok.data.collate import decode_rows, rows_to_batch
+from setok.data.schema import Manifest
+from setok.data.shards import ShardReader
+from setok.errors import ConfigError, DataError
+from setok.metrics import scoring
+from setok.metrics.running import INDEX, ImageRows, MeanImage
+from setok.models.clustering import cluster_distances, squared_distances
+from setok.predictor import Predictor
+
+MEAN_IMAGE_ROWS = 4096
+"""The mean training image is taken over at most this many rows, evenly spaced."""
+RAW_COLOUR = ClusteringConfig.model_validate(
+    {"num_neighbors": 6, "sharpness": 10.0, "stop_mass": 2.0, "stop_scope": 0.03, "max_tokens": 12}
+)
+"""How raw colour is clustered: the setting of the published reference (experiments/RECIPE.md)."""
+_DECODE_CPUS, _REPLICA_CPUS = 0.25, 0.5
+_AT_ONCE = 8
+_ROWS_AT_ONCE = 1024
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure a checkpoint and write the run's files; see the module's docstring.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        CheckpointError, DataError, ConfigError: there is no such checkpoint or set, or the cluster is too small.
+    """
+    started = time.monotonic()
+    path = checkpoint.resolve(config.checkpoint)
+    image_size = checkpoint.read_config(path).model.image_size
+    manifest = Manifest.load(config.data)
+    num_rows = min(manifest.num_rows, config.limit or manifest.num_rows)
+    if num_rows == 0:
+        raise DataError(f"data set {config.data!r} has no rows", "ingest some, or name another set")
+    fingerprints = {"checkpoint": _digest(path), "data": manifest.fingerprint}
+    finished = files.read_finished(config, fingerprints)
+    if finished is not None:
+        launch.console().print(f"{config.run_dir} is finished: this checkpoint is measured on this set already.")
+        return finished
+    launch.start_ray()
+    _check_resources(config)
+    mean_image = _mean_image(config.train_data or config.data, image_size) if config.references else None
+    vocabulary = concept_vocabulary(config.data, num_rows)
+    drawn = np.random.default_rng(config.seed).permutation(num_rows)[: 3 * config.num_pictures]
+    task = ReplicaTask(
+        path=str(path),
+        device="cuda" if config.use_gpu else "cpu",
+        mean_image=mean_image,
+        vocabulary=vocabulary,
+        drawn=frozenset(drawn.tolist()),
+        num_extremes=config.num_pictures // 3,
+        num_threads=max(1, (os.cpu_count() or 1) // config.num_replicas),
+    )
+    rows, pictures = _measure(config, task, image_size, num_rows)
+    seconds = time.monotonic() - started
+    metrics = scoring.summarise(rows)
+    metrics["run"] = {
+        "checkpoint": str(path),
+        "step": checkpoint.read_state(path).step,
+        "data": config.data,
+        "fingerprints": fingerprints,
+        "image_size": image_size,
+        "num_replicas": config.num_replicas,
+        "seconds": round(seconds, 2),
+        "images_per_second": round(num_rows / seconds, 1),
+        "versions": versions(),
+    }
+    files.write(config, metrics, rows.table(), pictures, drawn.tolist())
+    return metrics
+
+
+def _digest(path: Path) -> str:
+    """Identifies the contents of a checkpoint, by its manifest of checksums."""
+    return hashlib.sha256((path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    import ray
+
+    packages = {"torch": torch.__version__, "ray": ray.__version__, "numpy": np.__version__}
+    return {"python": platform.python_version(), **packages}
+
+
+def cluster_raw_colour(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Clusters of patches by raw colour, not brought to unit length: a ``setok.metrics.references.ClusterFunction``."""
+    parts = features.split(_AT_ONCE)
+    return torch.cat([cluster_distances(squared_distances(part), RAW_COLOUR).assignment for part in parts])
+
+
+# ---------------------------------------------------------------- over the cluster
+
+
+class Read:
+    """Row numbers to decoded rows, in a Ray Data task."""
+
+    def __init__(self, folder: str, image_size: int) -> None:
+        self.folder, self.image_size = folder, image_size
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        table = ShardReader(self.folder).take(rows[INDEX])
+        return {**decode_rows(table, image_size=self.image_size, with_segments=True), INDEX: rows[INDEX]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaTask:
+    """What every replica must know."""
+
+    path: str
+    device: str
+    mean_image: np.ndarray | None
+    """In [0, 1]; ``None`` leaves references out."""
+    vocabulary: list[str]
+    drawn: frozenset[int]
+    """Row numbers of pictures to show whatever comes out."""
+    num_extremes: int
+    """How many of the best, and of the worst, may be shown."""
+    num_threads: int
+
+
+class Replica:
+    """One copy of the model: decoded rows to rows of figures, with the pictures that may be shown."""
+
+    def __init__(self, task: ReplicaTask) -> None:
+        torch.set_num_threads(task.num_threads)
+        self.task = task
+        self.predictor = Predictor.from_checkpoint(task.path, device=task.device)
+        self.mean_image = None if task.mean_image is None else torch.from_numpy(np.array(task.mean_image))
+        self.sides = scoring.grid_sides(self.predictor.config.model.clustering.max_tokens)
+
+    @torch.inference_mode()
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        index = np.asarray(rows[INDEX])
+        batch = rows_to_batch({name: values for name, values in rows.items() if name != INDEX})
+        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary)
+        visual, pixels = to_cpu(made.tokens), made.pixels.cpu().float()
+        scores = None if made.concept_scores is None else made.concept_scores.cpu()
+        columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)
+        if self.mean_image is not None:
+            columns |= scoring.score_references(batch, self.mean_image, cluster_raw_colour, visual.grid, self.sides)
+        shown = self._candidates(index, columns["psnr"])
+        pictures = [
+            files.pack(batch.pixel_values[i], pixels[i], visual.assignment[i], visual.grid) if i in shown else b""
+            for i in range(len(index))
+        ]
+        return {
+            INDEX: index,
+            scoring.VALID: batch.valid.numpy(),
+            files.ID: np.array(batch.ids, dtype=object),
+            files.CAPTION: np.array(list(rows["caption"]), dtype=object),
+            files.PICTURE: np.array(pictures, dtype=object),
+            **columns,
+        }
+
+    def _candidates(self, index: np.ndarray, psnr: np.ndarray) -> set[int]:
+        """Rows of the batch that may be among the set's best, worst or drawn pictures."""
+        known = [i for i in np.argsort(psnr, kind="stable").tolist() if not np.isnan(psnr[i])]
+        extremes = set(known[: self.task.num_extremes]) | set(known[len(known) - self.task.num_extremes :])
+        return extremes | {i for i, row in enumerate(index.tolist()) if row in self.task.drawn}
+
+
+def to_cpu(visual: VisualTokens) -> VisualTokens:
+    """The same tokens with their tensors on the CPU."""
+    return replace(
+        visual,
+        tokens=visual.tokens.cpu(),
+        mask=visual.mask.cpu(),
+        assignment=visual.assignment.cpu(),
+        scores=visual.scores.cpu(),
+        features=visual.features.cpu(),
+    )
+
+
+def _check_resources(config: EvaluateConfig) -> None:
+    """Refuse what the cluster could never run, instead of waiting for it."""
+    import ray
+
+    has = ray.cluster_resources()
+    cpus = config.num_replicas * _REPLICA_CPUS + _DECODE_CPUS
+    if has.get("CPU", 0) < cpus:
+        most = int((has.get("CPU", 0) - _DECODE_CPUS) / _REPLICA_CPUS)
+        raise ConfigError(
+            f"num_replicas={config.num_replicas} needs {cpus:g} CPUs, and the cluster has {has.get('CPU', 0):g}",
+            f"--set num_replicas={max(1, most)}",
+        )
+    if config.use_gpu and has.get("GPU", 0) < config.num_replicas:
+        raise ConfigError(
+            f"num_replicas={config.num_replicas} needs as many GPUs, and the cluster has {has.get('GPU', 0):g}",
+            "--set use_gpu=false, or fewer replicas",
+        )
+
+
+def _mean_of_rows(folder: str, rows: np.ndarray, image_size: int) -> MeanImage:
+    mean = MeanImage()
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        table = ShardReader(folder).take(rows[start : start + _ROWS_AT_ONCE])
+        batch = rows_to_batch(decode_rows(table, image_size=image_size, with_segments=False))
+        mean.update(batch.pixel_values[batch.valid].numpy())
+    return mean
+
+
+def _mean_image(folder: str, image_size: int) -> np.ndarray:
+    """Mean picture of a set, in [0, 1], over at most ``MEAN_IMAGE_ROWS`` of its rows."""
+    import ray
+
+    num_rows = Manifest.load(folder).num_rows
+    rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, MEAN_IMAGE_ROWS)).round().astype(np.int64))
+    task = ray.remote(_mean_of_rows).options(num_cpus=_REPLICA_CPUS)
+    parts = [task.remote(folder, part, image_size) for part in np.array_split(rows, 8) if len(part)]
+    total = MeanImage()
+    for part in ray.get(parts):
+        total.merge(part)
+    return total.compute()
+
+
+def concept_vocabulary(folder: str, num_rows: int) -> list[str]:
+    """The distinct concepts of a set's first rows, sorted: what each image's concepts are looked for among."""
+    reader = ShardReader(folder, columns=["concepts"])
+    phrases: set[str] = set()
+    for start in range(0, num_rows, _ROWS_AT_ONCE):
+        column = reader.take(np.arange(start, min(start + _ROWS_AT_ONCE, num_rows))).column("concepts")
+        phrases.update(phrase for row in column.to_pylist() for phrase in row or [])
+    return sorted(phrases)
+
+
+def _measure(
+    config: EvaluateConfig, task: ReplicaTask, image_size: int, num_rows: int
+) -> tuple[ImageRows, dict[int, bytes]]:
+    """All images' rows of figures, and the packed pictures that may be shown, by row number."""
+    import ray
+
+    starts = range(0, num_rows, config.batch_size)
+    blocks = [pa.table({INDEX: np.arange(s, min(s + config.batch_size, num_rows))}) for s in starts]
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        Read(config.data, image_size).__call__, batch_size=None, num_cpus=_DECODE_CPUS
+    )
+    dataset = dataset.map_batches(
+        Replica,
+        fn_constructor_args=(task,),
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=config.num_replicas),
+        num_cpus=_REPLICA_CPUS,
+        num_gpus=1 if config.use_gpu else None,
+    )
+    rows, pictures = ImageRows(), dict[int, bytes]()
+    columns = (TextColumn("evaluate {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=launch.console(), transient=True) as progress:
+        line = progress.add_task("evaluate", total=num_rows, name=config.name)
+        for part in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+            packed = part.pop(files.PICTURE)
+            pictures |= {int(i): bytes(p) for i, p in zip(part[INDEX], packed, strict=True) if len(p)}
+            rows.update(part)
+            progress.advance(line, len(part[INDEX]))
+            _forget(pictures, rows, task)
+    return rows, pictures
+
+
+def _forget(pictures: dict[int, bytes], rows: ImageRows, task: ReplicaTask) -> None:
+    """Drop pictures that are no longer among the best or worst, so that memory does not grow with the set."""
+    if len(pictures) <= 8 * (task.num_extremes + len(task.drawn) + 1):
+        return
+    ranked = files.ranked(rows.table())
+    keep = {*ranked[: task.num_extremes], *ranked[len(ranked) - task.num_extremes :], *task.drawn}
+    for index in set(pictures) - keep:
+        del pictures[index]
+
+
+# ---------------------------------------------------------------- command
+
+
+def describe(config: EvaluateConfig) -> None:
+    """What the job would do, for ``--dry-run``."""
+    path = checkpoint.resolve(config.checkpoint)
+    num_rows = Manifest.load(config.data).num_rows
+    launch.console().print(
+        f"{config.name}: {min(num_rows, config.limit or num_rows)} of {num_rows} rows of {config.data} with {path},"
+        f" {config.num_replicas} replica(s) → {config.run_dir / files.METRICS}"
+    )
+
+
+def main() -> None:
+    """The command ``python -m ray_jobs.evaluate``."""
+    config = launch.parse(EvaluateConfig, "Measure a trained tokenizer on an ingested set.", dry_run=describe)
+    metrics = evaluate(config)
+    show = launch.console().print
+    for name in ("psnr", "psnr_gain_over_mean_image", "ssim", "foreground_ari", "ari", "mean_tokens"):
+        value = metrics[name]
+        show(f"{name:>28}  {'–  ' + metrics['notes'][name] if value is None else f'{value:.3f}'}")
+    show(f"{metrics['num_images']} images, {metrics['num_skipped']} skipped → {config.run_dir / files.METRICS}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,193 @@
+"""What every job's command shares: arguments, Ray, logging, and how a failure is told."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
+
+from setok.config import Job, dump_config, list_presets, load_config
+from setok.errors import SetokError
+
+J = TypeVar("J", bound=Job)
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+GIBIBYTE = 2**30
+
+
+# ---------------------------------------------------------------- command line
+
+
+def parse(
+    kind: type[J], description: str, argv: Sequence[str] | None = None, *, dry_run: Callable[[J], None] | None = None
+) -> J:
+    """Read a job's config from the command line.
+
+    Args:
+        kind: config class of the job.
+        description: first paragraph of ``--help``.
+        argv: arguments; ``None`` means those of the process.
+        dry_run: shows what the job would do, for ``--dry-run``; without it the config is only checked.
+
+    Raises:
+        ConfigError: the config does not exist or is wrong.
+        SystemExit: after ``--help``, ``--print-config``, ``--dry-run`` and for unknown arguments.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME|FILE",
+        help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, for example --set train.steps=1000 name=short; may be repeated",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the complete config as YAML and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything that can be checked, show it, and stop"
+    )
+    arguments = parser.parse_args(argv)
+    overrides = [override for group in arguments.set for override in group]
+    config = load_config(kind, arguments.config, overrides)
+    if arguments.print_config:
+        sys.stdout.write(dump_config(config))
+        raise SystemExit(0)
+    if arguments.dry_run:
+        if dry_run is not None:
+            dry_run(config)
+        else:
+            console().print(f"The config of {config.name!r} is valid.")
+        raise SystemExit(0)
+    return config
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Call ``main`` as a command: set up logging, tell a failure plainly, and exit.
+
+    Exit codes: 0 done, 2 a ``SetokError`` (its message and remedy are printed), 130 interrupted. Other exceptions are
+    bugs and keep their traceback.
+    """
+    setup_logging()
+    try:
+        main()
+    except SetokError as error:
+        show_error(error)
+        raise SystemExit(EXIT_ERROR) from None
+    except KeyboardInterrupt:
+        error_console().print("Interrupted.", style="yellow")
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    raise SystemExit(0)
+
+
+def show_error(error: SetokError) -> None:
+    """Print an error's problem in red and its remedy after an arrow, on stderr."""
+    error_console().print(Text(f"{type(error).__name__}: {error.problem}", style="bold red"))
+    if error.remedy:
+        error_console().print(Text(f"  → {error.remedy}"))
+
+
+# ---------------------------------------------------------------- people and machines
+
+
+@functools.cache
+def console() -> Console:
+    """Where people read: stdout, in colour on a terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+@functools.cache
+def error_console() -> Console:
+    """Where people read what went wrong: stderr."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def setup_logging() -> None:
+    """Log to stderr at the level of ``SETOK_LOG`` (default INFO); libraries only warn."""
+    handler = RichHandler(console=error_console(), show_path=False, omit_repeated_times=False, log_time_format="%X")
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    level = os.environ.get("SETOK_LOG", "INFO").upper()
+    for name in ("setok", "ray_jobs"):
+        logging.getLogger(name).setLevel(level)
+
+
+# ---------------------------------------------------------------- Ray
+
+
+def start_ray(num_cpus: int | None = None) -> None:
+    """Join the cluster this process belongs to, or start Ray on this machine; a second call does nothing.
+
+    Inside ``ray job submit``, or where ``RAY_ADDRESS`` is set, the cluster is joined; else a Ray of our own is started,
+    which ends with this process and touches no other Ray on the machine.
+
+    Args:
+        num_cpus: CPUs that a Ray of our own may hand out; ``None`` means all of the machine.
+    """
+    joins = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    _set_ray_environment(joins=joins)
+    import ray
+
+    for name in ("ray.data", "ray.train", "ray.tune", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if ray.is_initialized():
+        return
+    quiet = not os.environ.get("SETOK_RAY_LOGS")
+    if joins:
+        ray.init(logging_level=logging.WARNING, log_to_driver=True)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=_object_store_bytes(),
+            logging_level=logging.WARNING,
+            log_to_driver=not quiet,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A long evaluation or checkpoint is no reason to end a run (RAY.md §0.4), nor is a lost block to be passed over.
+    context.execution_no_progress_timeout_s = -1
+    context.max_errored_blocks = 0
+
+
+def _set_ray_environment(*, joins: bool) -> None:
+    """Settings Ray reads from the environment, unless the user has set them; must precede ``import ray``."""
+    tokens = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    has_token = any(name in os.environ for name in tokens) or (Path.home() / ".ray" / "auth_token").is_file()
+    defaults = {
+        # Explicit, because the default depends on the version: without it a local Ray may write a token that later
+        # makes `ray job submit` fail (STACK.md).
+        "RAY_AUTH_MODE": "token" if joins and has_token else "disabled",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _object_store_bytes() -> int:
+    """A quarter of the free memory, at most 4 GiB, and no more than /dev/shm holds (a container's may be small)."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 * GIBIBYTE
+    limits = [free // 4, 4 * GIBIBYTE]
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        stat = os.statvfs(shared)
+        limits.append(int(0.9 * stat.f_bavail * stat.f_frsize))
+    return max(128 * 2**20, min(limits))

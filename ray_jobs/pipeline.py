@@ -1,0 +1,99 @@
+"""From nothing to a report: generate scenes (if wanted), ingest, train, evaluate, and show.
+
+Every step leaves its result in the run's folder and is skipped when that result is already there, so a pipeline that was
+stopped goes on where it was when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ray_jobs import launch
+from ray_jobs.evaluate import evaluate
+from ray_jobs.ingest import ingest
+from ray_jobs.report import write_report
+from ray_jobs.train import dry_run, train
+from setok import checkpoint
+from setok.config import PipelineConfig, dump_config
+from setok.data.scenes import write_scenes
+
+METRICS, REPORT, CONFIG = "metrics.json", "report.html", "config.yaml"
+
+
+def run_pipeline(config: PipelineConfig) -> Path:
+    """Run all steps and write ``report.html`` and ``metrics.json`` into the run's folder.
+
+    Returns:
+        The report.
+    """
+    started = time.monotonic()
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / CONFIG).write_text(dump_config(config))
+    console = launch.console()
+    for family, request in config.scenes.items():
+        console.rule(f"scenes: {family}", align="left")
+        _make_scenes(config.run_dir / "scenes" / family, request.model_dump())
+    launch.start_ray()
+    for request in config.ingest:
+        console.rule(f"ingest: {request.name}", align="left")
+        ingest(request)
+    console.rule("train: tokenizer", align="left")
+    trained = train(config.tokenizer)
+    evaluations = {}
+    for request in config.evaluate:
+        console.rule(f"evaluate: {request.name}", align="left")
+        evaluations[request.name] = evaluate(request)
+    metrics = _nested(trained, evaluations, time.monotonic() - started)
+    (config.run_dir / METRICS).write_text(json.dumps(metrics, indent=2))
+    return write_report(config.run_dir)
+
+
+def _make_scenes(out: Path, request: dict[str, Any]) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=launch.console()) as progress:
+        for split in ("train", "test"):
+            task = progress.add_task(split, total=request[split])
+            write_scenes(
+                out,
+                split=split,
+                count=request[split],
+                seed=request["seed"],
+                family=request["family"],
+                layouts=("coco",),
+                image_size=request["image_size"],
+                on_progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
+            )
+            progress.update(task, completed=request[split])
+
+
+def _nested(trained: Path, evaluations: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Metrics by stage: the first evaluation's figures at the top of the stage, all evaluations below them."""
+    state = checkpoint.read_state(checkpoint.resolve(trained))
+    run = {
+        "train_seconds": round(state.counters["train_seconds"], 1),
+        "steps": state.step,
+        "samples": state.samples,
+        "num_workers": state.world_size,
+    }
+    first = next(iter(evaluations.values()))
+    figures = {name: value for name, value in first.items() if name != "run"}
+    return {
+        "tokenizer": figures | run | {"evaluations": evaluations},
+        "total_seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    """Command line of ``python -m ray_jobs.pipeline``."""
+    config = launch.parse(PipelineConfig, __doc__ or "", dry_run=lambda c: dry_run(c.tokenizer))
+    report = run_pipeline(config)
+    launch.console().print(f"\n[bold]report[/bold]  {report}\n[bold]metrics[/bold] {config.run_dir / METRICS}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,341 @@
+"""One page that shows what a run learned: a single HTML file that needs nothing else, on a screen, a phone or paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.charts import Bar, bar_chart, bubble_chart, histogram, line_chart
+from ray_jobs.report_data import (
+    Curve,
+    EvaluationReport,
+    Facts,
+    ReportData,
+    StageReport,
+    duration,
+    load_report_data,
+)
+from ray_jobs.report_gallery import gallery
+from ray_jobs.report_rows import ALONE, COMPARED, REFERENCES, Reference, Row, is_known, name_of, of_reference, show
+from ray_jobs.report_style import STYLE
+
+__all__ = ["EvaluationReport", "ReportData", "StageReport", "load_report_data", "render", "write_report"]
+
+REPORT = "report.html"
+_ROWS = {row.key: row for row in (*COMPARED, *ALONE)}
+_HEADLINES = ("psnr", "ari", "foreground_ari", "mean_tokens", "tokens_objects_correlation")
+_CURVES = (
+    ("train/loss", "Loss", "weighted sum of all terms"),
+    ("train/psnr", "PSNR, dB", "on the training pictures of the step"),
+    ("train/l1", "L1", "mean absolute error of pixels"),
+    ("train/l2", "L2", "mean squared error of pixels"),
+    ("train/contrast", "Concept contrast", "telling a picture's nouns from other pictures'"),
+    ("train/feature_target", "Feature target", "reading patch statistics from the clustered feature"),
+    ("train/adversarial", "Adversarial", "how real the discriminator finds the pictures"),
+    ("train/discriminator_loss", "Discriminator", "its own loss"),
+    ("train/tokens", "Tokens per image", "mean over the step"),
+    ("train/grad_norm", "Gradient norm", "before clipping"),
+    ("train/learning_rate", "Learning rate", ""),
+    ("perf/images_per_second", "Images per second", "all workers together"),
+    ("perf/data_wait_fraction", "Waiting for data", "share of the time, 0 to 1"),
+)
+
+
+def write_report(source: str | Path | ReportData, path: str | Path | None = None) -> Path:
+    """Write a report.
+
+    Args:
+        source: a run's folder (see ``load_report_data``), or the data itself.
+        path: the page's file; ``None`` means ``report.html`` in the run's folder.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        DataError: the folder holds nothing to report.
+        ValueError: data was given without a path.
+    """
+    if isinstance(source, ReportData):
+        if path is None:
+            raise ValueError("a report of data needs a path")
+        data, target = source, Path(path)
+    else:
+        data, target = load_report_data(source), Path(path) if path is not None else Path(source) / REPORT
+    temporary = target.with_name(f".{target.name}")
+    temporary.write_text(render(data), encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    sections = [_header(data)]
+    if any(evaluation.pictures for evaluation in data.evaluations):
+        sections.append(_pictures(data.evaluations))
+    if data.evaluations:
+        sections += [_comparison(data.evaluations), _counts(data.evaluations), _alone(data.evaluations)]
+    sections += [_training(stage) for stage in data.stages if stage.curves]
+    sections.append(_what_ran(data))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
+        f"<title>{escape(data.title)}</title><style>{STYLE}</style></head><body><main>{''.join(sections)}"
+        "<footer>Made by ray_jobs.report. The page holds everything it shows and loads nothing.</footer></main></body></html>\n"
+    )
+
+
+# ---------------------------------------------------------------- header
+
+
+def _header(data: ReportData) -> str:
+    first = data.evaluations[0] if data.evaluations else None
+    parts = [
+        f'<header><p class="eyebrow">{escape(data.name)}</p><h1>{escape(data.title)}</h1><p class="lead">{_what(first)}</p>'
+    ]
+    if first is not None:
+        parts.append(f'<ul class="tiles">{"".join(_tile(first, key) for key in _HEADLINES)}</ul>')
+        if len(data.evaluations) > 1:
+            others = ", ".join(escape(evaluation.label) for evaluation in data.evaluations[1:])
+            parts.append(f'<p class="note">Figures above: {escape(first.label)}. Further down also: {others}.</p>')
+        parts.append(
+            '<p class="how"><b>How to read this.</b> Nothing here means much alone, so every figure stands beside'
+            " <b>references</b> that learn nothing: one colour for the whole picture, cutting it into squares, or sorting patches by raw colour."
+            " What beats them was learned. Higher is better unless a row says otherwise.</p>"
+        )
+    return "".join(parts) + "</header>"
+
+
+def _what(first: EvaluationReport | None) -> str:
+    what = (
+        "SeTok turns a picture into a handful of tokens, one for each group of patches that belong together,"
+        " and paints the picture back from those tokens alone."
+    )
+    if first is None:
+        return f"{what} This page shows how training went; nothing was evaluated."
+    number = first.metrics.get("num_images")
+    pictures = f"{number:,} pictures" if isinstance(number, int) else "pictures"
+    return f"{what} This page shows what it makes of {pictures} of the set “{escape(first.label)}”."
+
+
+def _tile(evaluation: EvaluationReport, key: str) -> str:
+    row, metrics = _ROWS[key], evaluation.metrics
+    beside = {
+        "psnr": _beside(metrics, key, ("own_mean_colour", "mean_image")),
+        "ari": _beside(metrics, key, ("raw_colour", "grid")),
+        "foreground_ari": _beside(metrics, key, ("raw_colour", "grid")),
+        "mean_tokens": f"± {show(metrics.get('std_tokens'), _ROWS['std_tokens'])} between pictures",
+        "tokens_objects_correlation": _beside(metrics, key, ("raw_colour",)),
+    }[key]
+    if not is_known(metrics.get(key)):
+        beside = escape(str((metrics.get("notes") or {}).get(key, "not measured")))
+    unit = f"<i>{row.unit}</i>" if row.unit else ""
+    return (
+        f'<li class="card"><span class="name">{row.short or row.name}</span>'
+        f'<span class="figure">{show(metrics.get(key), row)}{unit}</span><span class="beside">{beside}</span></li>'
+    )
+
+
+def _beside(metrics: Mapping[str, Any], key: str, wanted: Sequence[str]) -> str:
+    """References of a figure in a few words."""
+    parts = []
+    for reference in REFERENCES:
+        value = of_reference(metrics, reference).get(key)
+        if reference.path[0] in wanted and reference.path[-1] != "above" and is_known(value):
+            parts.append(f"{show(value, _ROWS[key])} {name_of(metrics, reference)}")
+    return "<br>".join(parts)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _pictures(evaluations: Sequence[EvaluationReport]) -> str:
+    shown = [evaluation for evaluation in evaluations if evaluation.pictures]
+    galleries = [
+        f"<details{' open' if number == 0 else ''}><summary>{escape(evaluation.label)}</summary>"
+        f"{gallery(evaluation.pictures)}</details>"
+        for number, evaluation in enumerate(shown)
+    ]
+    body = "".join(galleries) if len(shown) > 1 else gallery(shown[0].pictures)
+    return (
+        "<section><h2>Pictures</h2><p>Left the original, in the middle its token map with one colour for each token, right what"
+        f" the tokens bring back. Point at a region, or tap it, to see what its token covers.</p>{body}</section>"
+    )
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _comparison(evaluations: Sequence[EvaluationReport]) -> str:
+    charts = []
+    for evaluation in evaluations:
+        for key in ("psnr", "ari", "foreground_ari"):
+            chart = _bars(evaluation.metrics, _ROWS[key])
+            label = f" <small>{escape(evaluation.label)}</small>" if len(evaluations) > 1 else ""
+            unit = f", {_ROWS[key].unit}" if _ROWS[key].unit else ""
+            charts.append(f'<figure class="card"><h3>{_ROWS[key].name}{unit}{label}</h3>{chart}</figure>')
+    names = [_column(evaluations, reference) for reference in REFERENCES]
+    table = _compared(evaluations, names)
+    return (
+        "<section><h2>Beside what needs no training</h2><p>In the table, a reference that does better than SeTok is marked"
+        f' <span class="beats">▲</span>.</p><div class="charts">{"".join(charts)}</div>{table}</section>'
+    )
+
+
+def _bars(metrics: Mapping[str, Any], row: Row) -> str:
+    bars = [Bar(label="SeTok", value=metrics.get(row.key), main=True)]
+    for reference in REFERENCES:
+        value = of_reference(metrics, reference).get(row.key)
+        if is_known(value):
+            bars.append(Bar(label=name_of(metrics, reference), value=value))
+    return bar_chart(bars, title=row.name, unit=row.unit, digits=row.digits)
+
+
+def _column(evaluations: Sequence[EvaluationReport], reference: Reference) -> str:
+    names = {name_of(evaluation.metrics, reference) for evaluation in evaluations}
+    return names.pop() if len(names) == 1 else reference.name
+
+
+def _reference_cells(metrics: Mapping[str, Any], row: Row) -> str:
+    cells, ours = [], metrics.get(row.key)
+    for reference in REFERENCES:
+        value = of_reference(metrics, reference).get(row.key)
+        if not is_known(value):
+            cells.append("<td></td>")
+            continue
+        beats = is_known(ours) and {"higher": value > ours, "lower": value < ours, "": False}[row.better]
+        mark = '<span class="beats" title="better than SeTok">▲</span> ' if beats else ""
+        cells.append(f"<td>{mark}{show(value, row)}</td>")
+    return "".join(cells)
+
+
+def _compared(evaluations: Sequence[EvaluationReport], names: Sequence[str]) -> str:
+    """Figures with references; of several evaluations each has a line of its own below the figure's name."""
+    several = len(evaluations) > 1
+    lines, notes = [], list[str]()
+    for row in COMPARED:
+        if several:
+            lines.append(
+                f'<tr><th class="wide" scope="colgroup" colspan="{len(names) + 2}">{_explained(row)}</th></tr>'
+            )
+        for evaluation in evaluations:
+            head = f'<th class="set" scope="row">{escape(evaluation.label)}</th>'
+            head = head if several else f'<th scope="row">{_explained(row)}</th>'
+            cells = _cell(evaluation, row, notes, several=several) + _reference_cells(evaluation.metrics, row)
+            lines.append(f'<tr class="{"more" if several else "only"}">{head}{cells}</tr>')
+    return _framed("set" if several else "figure", ["SeTok", *names], lines, notes, kind="compared")
+
+
+def _cell(evaluation: EvaluationReport, row: Row, notes: list[str], *, several: bool) -> str:
+    value = evaluation.metrics.get(row.key)
+    if is_known(value):
+        return f'<td class="ours">{show(value, row)}</td>'
+    reason = escape(str((evaluation.metrics.get("notes") or {}).get(row.key, "not measured")))
+    notes.append(f"– {row.name}{f' ({escape(evaluation.label)})' if several else ''}: {reason}.")
+    return f'<td class="ours none" title="{reason}">–</td>'
+
+
+def _alone(evaluations: Sequence[EvaluationReport]) -> str:
+    """Figures without references: one column for every evaluation."""
+    lines, notes = [], list[str]()
+    for row in ALONE:
+        values = "".join(_cell(evaluation, row, notes, several=len(evaluations) > 1) for evaluation in evaluations)
+        lines.append(f'<tr><th scope="row">{_explained(row)}</th>{values}</tr>')
+    names = [escape(evaluation.label) if len(evaluations) > 1 else "SeTok" for evaluation in evaluations]
+    return f"<section><h2>More figures</h2>{_framed('figure', names, lines, notes)}</section>"
+
+
+def _explained(row: Row) -> str:
+    """A figure's name, unit and meaning."""
+    unit = f' <span class="unit">{row.unit}</span>' if row.unit else ""
+    return f"{row.name}{unit}<small>{row.meaning}{' Lower is better.' if row.better == 'lower' else ''}</small>"
+
+
+def _framed(
+    first: str, names: Sequence[str], lines: Sequence[str], notes: Sequence[str], *, kind: str = "alone"
+) -> str:
+    """A table with its heading, and below it why figures are missing."""
+    heads = "".join(f'<th scope="col">{name}</th>' for name in (first, *names))
+    listed = f'<ul class="notes">{"".join(f"<li>{note}</li>" for note in dict.fromkeys(notes))}</ul>' if notes else ""
+    table = f"<table class='{kind}'><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll card" tabindex="0" role="region" aria-label="Table of figures">{table}</div>{listed}'
+
+
+def _counts(evaluations: Sequence[EvaluationReport]) -> str:
+    cards = []
+    for evaluation in evaluations:
+        if not evaluation.token_counts:
+            continue
+        label = f" <small>{escape(evaluation.label)}</small>" if len(evaluations) > 1 else ""
+        chart = histogram(evaluation.token_counts, title="Tokens per image", x_label="tokens", y_label="images")
+        cards.append(f'<figure class="card"><h3>Tokens per image{label}</h3>{chart}</figure>')
+        if any(count is not None for count in evaluation.object_counts):
+            chart = bubble_chart(
+                evaluation.object_counts,
+                evaluation.token_counts,
+                title="Tokens by objects",
+                x_label="objects",
+                y_label="tokens",
+            )
+            caption = "<figcaption>Area: how many pictures. Line: mean.</figcaption>"
+            cards.append(f'<figure class="card"><h3>Tokens by number of objects{label}</h3>{chart}{caption}</figure>')
+    if not cards:
+        return ""
+    return (
+        "<section><h2>How many tokens</h2><p>The number of tokens is the model's own choice for every picture. It should grow"
+        f' with what there is to see.</p><div class="charts two">{"".join(cards)}</div></section>'
+    )
+
+
+# ---------------------------------------------------------------- training
+
+
+def _training(stage: StageReport) -> str:
+    known: dict[str, Curve] = {curve.name: curve for curve in stage.curves}
+    cards = []
+    for name, title, meaning in _CURVES:
+        if name in known and any(value is not None for value in known[name].values):
+            chart = line_chart(known[name].steps, known[name].values, title=title)
+            caption = f"<figcaption>{meaning}</figcaption>" if meaning else ""
+            cards.append(f'<figure class="card"><h3>{title}</h3>{chart}{caption}</figure>')
+    return (
+        f"<section><h2>Training: {escape(stage.name)}</h2>"
+        "<p>Every curve over optimizer steps; where one is noisy, the strong line is a moving average.</p>"
+        f'<div class="charts">{"".join(cards)}</div></section>'
+    )
+
+
+def _what_ran(data: ReportData) -> str:
+    parts = ["<section><h2>What ran</h2>", _facts(data.facts) if data.facts else ""]
+    for stage in data.stages:
+        parts.append(_titled(f"Training: {stage.name}", stage.facts))
+        if stage.settings:
+            parts.append(f"<details><summary>Settings</summary>{_facts(stage.settings)}</details>")
+    parts += [
+        _titled(f"Evaluation: {evaluation.label}", _evaluation_facts(evaluation)) for evaluation in data.evaluations
+    ]
+    if data.versions:
+        parts.append(_titled("Versions", tuple((name, str(version)) for name, version in data.versions.items())))
+    return "".join(parts) + "</section>"
+
+
+def _evaluation_facts(evaluation: EvaluationReport) -> Facts:
+    run = evaluation.metrics.get("run") or {}
+    facts = [("Checkpoint", str(run["checkpoint"]))] if run.get("checkpoint") else []
+    if run.get("data"):
+        facts.append(("Data", f"{run['data']} ({(run.get('fingerprints') or {}).get('data', 'no fingerprint')})"))
+    if is_known(run.get("seconds")):
+        facts.append(("Took, start of the replicas included", duration(run["seconds"])))
+    if is_known(run.get("num_replicas")):
+        facts.append(("Replicas", str(run["num_replicas"])))
+    return tuple(facts)
+
+
+def _titled(title: str, facts: Facts) -> str:
+    return f'<h3 class="group"><b>{escape(title)}</b></h3>{_facts(facts)}'
+
+
+def _facts(facts: Facts) -> str:
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f"<dl>{rows}</dl>"

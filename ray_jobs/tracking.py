@@ -1,0 +1,165 @@
+"""Where a run's numbers and pictures go: metrics.jsonl, TensorBoard, Weights & Biases. Used by rank 0 alone.
+
+Names are in four groups: ``train/``, ``eval/``, ``data/`` and ``perf/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from setok.batch import ImageTextBatch, LossOutput
+from setok.config import TrainConfig, WandbConfig
+from setok.drawing import image_grid, token_map
+from setok.errors import ConfigError
+
+METRICS = "metrics.jsonl"
+NUM_PICTURES = 8
+
+
+class Tracker(Protocol):
+    """A destination of numbers and pictures."""
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record numbers as of the end of ``step`` optimizer steps."""
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
+        """Record a picture."""
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+
+
+class JsonLines:
+    """``metrics.jsonl``: one line for every step that is logged, and never two for a step."""
+
+    def __init__(self, run_dir: Path, start_step: int) -> None:
+        path = run_dir / METRICS
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **metrics}) + "\n")
+        self._file.flush()
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
+        """Pictures have no place here."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files in the run's ``tensorboard`` folder."""
+
+    def __init__(self, run_dir: Path, start_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "logging.tensorboard is on, and the package tensorboard is not installed",
+                "pip install tensorboard, or --set logging.tensorboard=false",
+            ) from error
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A Weights & Biases run that a restart continues; ``mode: offline`` writes to the run's folder."""
+
+    def __init__(self, settings: WandbConfig, config: TrainConfig, run_dir: Path) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                "logging.wandb is set, and the package wandb is not installed",
+                "pip install wandb, or remove the section",
+            ) from error
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=settings.project,
+            name=config.name,
+            id=config.name,
+            resume="allow",
+            mode=settings.mode,
+            dir=str(run_dir),
+            config=config.model_dump(mode="json"),
+        )
+        # W&B's own step only grows; after a restart ours goes back to the checkpoint's.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log({"step": step, **metrics})
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
+        self._run.log({"step": step, name: self._wandb.Image(picture)})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def open_trackers(config: TrainConfig, run_dir: Path, start_step: int) -> list[Tracker]:
+    """All destinations the config asks for, with what they hold beyond ``start_step`` taken back where they can."""
+    trackers: list[Tracker] = [JsonLines(run_dir, start_step)]
+    if config.logging.tensorboard:
+        trackers.append(TensorBoard(run_dir, start_step))
+    if config.logging.wandb is not None:
+        trackers.append(Wandb(config.logging.wandb, config, run_dir))
+    return trackers
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl``, oldest first."""
+    return [json.loads(line) for line in _lines(run_dir / METRICS)]
+
+
+def picture_of(batch: ImageTextBatch, output: LossOutput) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Originals, token maps and reconstructions below each other, for the first images of a micro-batch.
+
+    ``None`` where the stage gives no pictures or no image is valid.
+    """
+    chosen = torch.nonzero(batch.valid).flatten()[:NUM_PICTURES].tolist()
+    if not chosen:
+        return None
+    rows = [[_pixels(batch.pixel_values[i]) for i in chosen]]
+    height, width = batch.pixel_values.shape[-2:]
+    if output.assignment is not None and output.grid is not None:
+        rows.append([token_map(output.assignment[i].cpu().numpy(), output.grid, (height, width)) for i in chosen])
+    if output.reconstruction is not None:
+        rows.append([_pixels(output.reconstruction[i] * 255) for i in chosen])
+    return image_grid(rows) if len(rows) > 1 else None
+
+
+def _pixels(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
+    return image.detach().float().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a file; the last one may have been cut off by a crash."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]

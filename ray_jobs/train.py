@@ -1,0 +1,277 @@
+"""Train one stage: on Ray with any number of workers, or in this process.
+
+    python -m ray_jobs.train --config tokenizer --set train.steps=1000
+
+The run's folder is ``output_dir/name``. The same command again goes on from the newest good checkpoint in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from ray_jobs import failure, launch
+from ray_jobs.launch import console
+from ray_jobs.progress import ProgressView
+from setok import checkpoint
+from setok.config import TrainConfig, dump_config
+from setok.errors import CheckpointError, ConfigError, SetokError
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
+logger = logging.getLogger(__name__)
+
+# RAY.md §7. A rank that never comes would else be waited for for ever; workers that are slow to start (image pull, scaling
+# up) are given time; a killed worker is noticed before the others have gone far.
+RAY_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+}
+PROCESS_GROUP_TIMEOUT_S = 1800
+
+
+def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Path:
+    """Train until ``train.steps``, from the newest good checkpoint of the run if there is one.
+
+    Ray must be running (``launch.start_ray``) unless ``scaling.num_workers`` is 0.
+
+    Args:
+        callbacks: Ray Train callbacks, such as Tune's ``TuneReportCallback``.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ConfigError: the cluster can never give what the run asks for.
+        CheckpointError: the folder holds a run of another model.
+        SetokError: training failed; the summary is in the run's ``failure.txt`` too.
+    """
+    config = with_absolute_paths(config)
+    run_dir = config.run_dir
+    start = checkpoint.newest_good(run_dir)
+    if start is not None:
+        check_same_run(config, start)
+        if checkpoint.step_of(start) >= config.train.steps:
+            console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
+            return run_dir
+        console().print(f"Going on from {start}.")
+    if config.checkpoint.init_from and start is None:
+        checkpoint.resolve(config.checkpoint.init_from)
+    if config.scaling.num_workers:
+        check_cluster(config)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    failure.clear(run_dir)
+    (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
+    try:
+        with ProgressView(run_dir, console()):
+            if config.scaling.num_workers:
+                train_on_ray(config, callbacks)
+            else:
+                train_here(config)
+    except Exception as error:
+        summary = failure.explain(run_dir, error)
+        logger.info("the whole failure is in %s", run_dir / failure.FAILURE)
+        if isinstance(error, SetokError) or config.scaling.num_workers:
+            raise summary from None
+        raise
+    return run_dir
+
+
+def train_here(config: TrainConfig) -> None:
+    """The loop in this process, without Ray."""
+    import torch
+
+    from ray_jobs.dataset import local_batches
+    from ray_jobs.loop import WorkerContext, train_loop
+
+    if config.scaling.use_gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            "scaling.use_gpu is on, and torch sees no GPU here", "--set scaling.use_gpu=false, or use a GPU node"
+        )
+    worker = WorkerContext(
+        rank=0,
+        world_size=1,
+        local_world_size=1,
+        device=torch.device("cuda" if config.scaling.use_gpu else "cpu"),
+        batches=lambda start_step: local_batches(config, start_step=start_step),
+        report=lambda metrics: None,
+    )
+    train_loop(config, worker)
+
+
+def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None:
+    """The loop in Ray Train workers, which start again by themselves after a failure."""
+    for name, value in RAY_TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from ray_jobs.dataset import training_data_config
+    from ray_jobs.worker import StopForGood, TrainingData, run_worker
+
+    scaling = config.scaling
+    everyone: list[Any] = [StopForGood(), *callbacks]
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"config": config},
+        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
+        ),
+        # A new name every time: what Ray keeps under it would be a second opinion on where the run stands.
+        run_config=RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(config.run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            callbacks=everyone,
+        ),
+        datasets={"train": TrainingData(config)},
+        dataset_config=training_data_config(),
+    )
+    trainer.fit()
+
+
+# ---------------------------------------------------------------- before it starts
+
+
+def check_same_run(config: TrainConfig, start: Path) -> None:
+    """Refuse to go on with another model or optimizer; warn where the order of the data changes."""
+    old = checkpoint.read_config(start)
+    changed = {
+        key: values
+        for section in ("stage", "model", "concepts", "discriminator")
+        for key, values in _differences(getattr(old, section), getattr(config, section), section).items()
+    } | _differences(old.optim.kind, config.optim.kind, "optim.kind")
+    if changed:
+        listed = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in sorted(changed.items()))
+        raise CheckpointError(
+            f"{config.run_dir} holds a run of another model: {listed}",
+            f"give this run another name (--set name={config.name}-2), or delete {config.run_dir}",
+        )
+    order = _differences(old.data.train, config.data.train, "data.train") | _differences(old.seed, config.seed, "seed")
+    if old.train.global_batch_size != config.train.global_batch_size:
+        order["train.global_batch_size"] = (old.train.global_batch_size, config.train.global_batch_size)
+    for key, (before, after) in order.items():
+        logger.warning("%s was %r and is %r: from here on, samples come in another order", key, before, after)
+
+
+def check_cluster(config: TrainConfig) -> None:
+    """Refuse what the cluster can never give; Ray itself would wait for ever."""
+    import ray
+
+    scaling, data = config.scaling, config.data
+    needed = {
+        "CPU": scaling.num_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus,
+        "GPU": float(scaling.num_workers if scaling.use_gpu else 0),
+    }
+    now = ray.cluster_resources()
+    largest = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # what the autoscaler may add
+    for kind, amount in needed.items():
+        available = max(now.get(kind, 0.0), largest.get(kind, 0.0))
+        if amount > available + 1e-6:
+            parts = f"{scaling.num_workers} workers × {scaling.cpus_per_worker:g}"
+            parts += f" + {data.decode_workers} decoders × {data.decode_cpus:g}" if kind == "CPU" else ""
+            remedy = "lower scaling.num_workers" + (
+                ", scaling.cpus_per_worker or data.decode_workers"
+                if kind == "CPU"
+                else ", or set scaling.use_gpu=false"
+            )
+            raise ConfigError(
+                f"the run needs {amount:g} {kind}s ({parts if kind == 'CPU' else f'{scaling.num_workers} workers × 1'}), "
+                f"and the cluster has {available:g}",
+                f"{remedy}, or add nodes",
+            )
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same run with paths that mean the same in Ray's processes, whose working directory is another."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).absolute())
+
+    init_from = config.checkpoint.init_from
+    entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
+    return config.model_copy(
+        update={
+            "output_dir": absolute(config.output_dir),
+            "data": config.data.model_copy(update={"train": entries}),
+            "checkpoint": config.checkpoint.model_copy(update={"init_from": init_from and absolute(init_from)}),
+        }
+    )
+
+
+def _differences(old: Any, new: Any, key: str) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys of the settings that differ, with both values."""
+    if isinstance(old, BaseModel) and isinstance(new, BaseModel):
+        return {
+            inner: values
+            for name in type(new).model_fields
+            for inner, values in _differences(getattr(old, name), getattr(new, name), f"{key}.{name}").items()
+        }
+    return {} if old == new else {key: (old, new)}
+
+
+# ---------------------------------------------------------------- command
+
+
+def dry_run(config: TrainConfig) -> None:
+    """Show what the run would train, on how many samples, and how much memory a worker needs for it."""
+    from rich.table import Table
+
+    from setok.summary import describe, estimate_memory
+
+    parts = describe(config)
+    table = Table("part", "parameters", "trainable", title=f"{config.name}: stage {config.stage}")
+    for part in parts:
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.trainable:,}")
+    total, trainable = sum(part.parameters for part in parts), sum(part.trainable for part in parts)
+    table.add_section()
+    table.add_row("all", f"{total:,}", f"{trainable:,}")
+    console().print(table)
+    batch, samples = config.train.global_batch_size, config.train.steps * config.train.global_batch_size
+    console().print(
+        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} images"
+        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} images."
+    )
+    for entry in config.data.train:
+        console().print(_epochs(entry.path, entry.weight / sum(e.weight for e in config.data.train) * samples))
+    memory = estimate_memory(config, parts)
+    sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
+    console().print(f"A worker holds {memory.total / 2**20:,.1f} MiB besides activations: {', '.join(sizes)}.")
+
+
+def _epochs(path: str, samples: float) -> str:
+    """How often a run goes through one data set."""
+    from setok.data.schema import Manifest
+
+    try:
+        rows = Manifest.load(path).num_rows
+    except SetokError as error:
+        return f"Data {path}: {error.problem}"
+    return f"Data {path}: {rows:,} images, {samples / rows:.2f} epochs."
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """The command."""
+    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run)
+    if config.scaling.num_workers:
+        launch.start_ray()
+    run_dir = train(config)
+    console().print(f"The run is in {run_dir}.")
+    return run_dir
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,77 @@
+"""What runs in Ray's processes during training: the worker's function, and what the controller calls back.
+
+In a module of its own, so that ``python -m ray_jobs.train`` hands Ray importable names and not copies of ``__main__``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray.train
+import torch
+from ray.data import Dataset
+from ray.train import UserCallback
+
+from ray_jobs import failure
+from ray_jobs.launch import setup_logging
+from ray_jobs.loop import WorkerContext, train_loop
+from setok import checkpoint
+from setok.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def run_worker(settings: dict[str, TrainConfig]) -> None:
+    """Train as one rank of a Ray Train worker group; ``settings`` has the one key ``config``."""
+    from ray.train.torch import get_device
+
+    from ray_jobs.dataset import worker_batches
+
+    config = settings["config"]
+    setup_logging()
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    worker = WorkerContext(
+        rank=rank,
+        world_size=context.get_world_size(),
+        local_world_size=context.get_local_world_size(),
+        device=get_device() if config.scaling.use_gpu else torch.device("cpu"),
+        batches=lambda start_step: worker_batches(
+            ray.train.get_dataset_shard("train"), config, rank=rank, start_step=start_step
+        ),
+        report=ray.train.report,
+    )
+    try:
+        train_loop(config, worker)
+    except Exception as error:
+        failure.record(config.run_dir, error, rank=rank)
+        raise
+
+
+class TrainingData:
+    """Builds the data from where the newest good checkpoint stands; Ray calls it whenever a worker group starts."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+
+    def __call__(self) -> Dataset:
+        from ray_jobs.dataset import training_dataset
+
+        found = checkpoint.newest_good(self._config.run_dir)
+        start_step = checkpoint.step_of(found) if found else 0
+        return training_dataset(self._config, start_step=start_step, num_workers=self._config.scaling.num_workers)
+
+
+class StopForGood(UserCallback):
+    """Ends a run at once for an error that would only come again, where Ray would start the workers anew.
+
+    Raising on the controller is the way to do so: Ray does not try again after a controller error.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the first ``SetokError`` among the workers' exceptions."""
+        for exception in worker_exceptions.values():
+            ours = failure.find_setok_error(exception)
+            if ours is not None:
+                raise ours

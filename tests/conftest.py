@@ -1,0 +1,66 @@
+"""What every test gets: checked shapes, fixed seeds, few threads."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+from tests import checks
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 20_240_607
+
+# Before anything imports setok: the types and shapes on its signatures are checked at every call. With beartype and not
+# typeguard, whose fourth version cannot read jaxtyping's one-dimensional shapes (" batch").
+install_import_hook("setok", f"{checks.__name__}.typechecked")
+
+# Workers of a Ray test would otherwise take all cores each.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if "gpu" in item.keywords]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    """The same random numbers in every test, whichever ran before it; and the default dtype and threads put back."""
+    import numpy as np
+    import torch
+
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002 - libraries draw from the global one
+    torch.manual_seed(SEED)
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The folder that holds setok/, ray_jobs/ and tests/."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """A few rows of real data sets in their official layouts, which lie beside the repository and not in it."""
+    folder = ROOT.parent / "shared" / "realdata"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: these rows are not part of the repository")
+    return folder

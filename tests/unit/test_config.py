@@ -1,0 +1,268 @@
+"""Configs are strict, say what is wrong where, and go from YAML to objects and back without loss."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from setok.config import (
+    JOBS,
+    EvaluateConfig,
+    IngestConfig,
+    Job,
+    PipelineConfig,
+    TrainConfig,
+    build,
+    dump_config,
+    list_presets,
+    load_config,
+)
+from setok.errors import ConfigError
+
+NUM_PRESETS = 7
+TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
+INGEST = {"job": "ingest", "name": "x", "sources": [{"kind": "folder", "path": "p"}], "output": "o"}
+
+
+def write(folder: Path, name: str, tree: Any) -> str:
+    """A config file and its path."""
+    path = folder / name
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+    return str(path)
+
+
+def job_of(preset: str) -> type[Job]:
+    """The config class of a preset, following ``extends``."""
+    tree = yaml.safe_load((Path(__file__).parents[2] / "setok" / "presets" / f"{preset}.yaml").read_text())
+    return JOBS[tree["job"]] if "job" in tree else job_of(tree["extends"])
+
+
+# ---------------------------------------------------------------- presets
+
+
+def test_the_presets_are_all_here(repo_root: Path) -> None:
+    assert len(list_presets()) == NUM_PRESETS
+    assert list_presets() == sorted(file.stem for file in (repo_root / "setok" / "presets").iterdir())
+
+
+@pytest.mark.parametrize("preset", list_presets())
+def test_every_preset_is_valid_and_survives_the_round_trip(preset: str, tmp_path: Path) -> None:
+    config = load_config(job_of(preset), preset)
+    dumped = write(tmp_path, "dumped.yaml", dump_config(config))
+    assert load_config(type(config), dumped) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+# ---------------------------------------------------------------- strictness
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"trian": {}}, ["'trian'", "did you mean 'train'"]),
+        ({"train": {"step": 3}}, ["'train.step'", "did you mean 'steps'"]),
+        ({"model": {"encoder": {"patchsize": 4}}}, ["'model.encoder.patchsize'", "'patch_size'"]),
+        ({"data": {"train": [{"path": "d"}, {"pth": "e"}]}}, ["'data.train.1.pth'", "'path'", "data.train.1.path is required"]),
+        ({"logging": {"wandb": {"mdoe": "offline"}}}, ["'logging.wandb.mdoe'", "did you mean 'mode'"]),
+        ({"optim": {"zebra": 1}}, ["'optim.zebra'", "choose one of:", "learning_rate"]),
+        ({"train": {"steps": "many"}}, ["train.steps='many'", "valid integer"]),
+        ({"train": {"steps": 1.5}}, ["train.steps=1.5", "valid integer"]),
+        ({"train": {"steps": 0}}, ["train.steps=0", "greater than or equal to 1"]),
+        ({"train": {"precision": "fp16"}}, ["train.precision='fp16'", "'fp32' or 'bf16'"]),
+        ({"train": [1, 2]}, ["train=[1, 2]", "dictionary"]),
+        ({"train": {"steps": list(range(1000))}}, ["train.steps=[0, 1,", "…"]),
+        ({"optim": {"learning_rate": float("inf")}}, ["optim.learning_rate=inf", "finite"]),
+        ({"optim": {"learning_rate": float("nan")}}, ["optim.learning_rate=nan"]),
+        ({"optim": {"learning_rate_scale": {"encodr": 0}}}, ["'encodr'", "did you mean 'encoder'"]),
+        ({"data": {"train": []}}, ["data.train=[]", "at least 1 item"]),
+        ({"name": "a/b"}, ["name='a/b'", "pattern"]),
+        ({"data": {}}, ["data.train is required and missing"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_place_and_remedy(change: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(TrainConfig, TRAIN | change)
+    for words in expected:
+        assert words in str(caught.value)
+
+
+def test_an_unknown_key_in_a_mapping_of_sections_is_named() -> None:
+    tree = {"name": "x", "scenes": {"plain": {"trian": 3}}, "ingest": [INGEST], "tokenizer": TRAIN, "evaluate": []}
+    with pytest.raises(ConfigError, match=r"'scenes\.plain\.trian': did you mean 'train'"):
+        build(PipelineConfig, tree)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(TrainConfig, TRAIN | {"trian": 1, "train": {"steps": 0}})
+    assert "trian" in caught.value.problem
+    assert "train.steps=0" in caught.value.problem
+    assert "--print-config" in caught.value.remedy
+
+
+def test_configs_do_not_change() -> None:
+    config = build(TrainConfig, TRAIN)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 5  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- settings that contradict each other
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "remedy"),
+    [
+        (
+            {"train": {"global_batch_size": 20, "micro_batch_size": 8}, "scaling": {"num_workers": 2}},
+            r"global_batch_size=20 .*micro_batch_size=8 on 2 worker.*20 / \(8 × 2\) = 1.25",
+            "--set train.global_batch_size=16",
+        ),
+        (
+            {"train": {"global_batch_size": 4, "micro_batch_size": 8}, "scaling": {"num_workers": 0}},
+            r"4 / \(8 × 1\) = 0.5",
+            "--set train.global_batch_size=8",
+        ),
+        ({"optim": {"kind": "muon"}, "deepspeed": {"zero_stage": 2}}, "zero_stage=2", "deepspeed.zero_stage=0"),
+        ({"model": {"image_size": 63}}, "image_size=63 .* detokenizer.patch_size=8", "fit 63: 7"),
+        ({"model": {"encoder": {"width": 97}}}, "width=97 .*num_heads=3", "99"),
+        ({"model": {"clustering": {"min_tokens": 9, "max_tokens": 4}}}, "min_tokens=9 .*max_tokens=4", "lower"),
+        ({"model": {"clustering": {"num_clusters": 20}}}, "num_clusters=20", "max_tokens=20"),
+        ({"model": {"encoder": {"kind": "huggingface"}}}, "encoder.path", "local folder"),
+        ({"concepts": {"prompt": "A photo"}}, "'A photo'", "{}"),
+    ],
+)
+def test_contradictions_say_what_to_change(change: dict[str, Any], problem: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        build(TrainConfig, TRAIN | change)
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(("workers", "accumulation"), [(0, 6), (1, 6), (2, 3), (3, 2)])
+def test_gradient_accumulation_follows_from_the_batch(workers: int, accumulation: int) -> None:
+    sizes = {"train": {"global_batch_size": 24, "micro_batch_size": 4}, "scaling": {"num_workers": workers}}
+    assert build(TrainConfig, TRAIN | sizes).gradient_accumulation_steps == accumulation
+
+
+# ---------------------------------------------------------------- files, extends, overrides
+
+
+def test_overrides_reach_sections_lists_and_missing_sections(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.yaml", TRAIN)
+    sets = ["train.steps=7", "data.train.0.weight=2.5", "optim.betas=[0.8, 0.9]", "optim.betas.1=0.95"]
+    sets += ["logging.wandb.mode=offline", "checkpoint.init_from=runs/a=b", "optim.learning_rate=1e-4"]
+    config = load_config(TrainConfig, file, sets)
+    assert config.train.steps == 7
+    assert config.data.train[0].weight == 2.5
+    assert config.optim.betas == (0.8, 0.95)
+    assert config.logging.wandb is not None
+    assert config.logging.wandb.mode == "offline"
+    assert config.checkpoint.init_from == "runs/a=b"
+    assert config.optim.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.stpes=3", "did you mean 'steps'"),
+        ("data.train.1.path=x", "'1' is no index of a list of 1"),
+        ("data.train.first.path=x", "'first' is no index"),
+        ("data.train.²=x", "no index"),
+        ("name.first=x", "'name' is a value, not a section"),
+        ("train.steps", "no form key=value"),
+        ("=3", "no form key=value"),
+        ("train.steps=[1", "not a YAML value"),
+        ("train.steps=null", "train.steps=None"),
+    ],
+)
+def test_wrong_overrides_are_errors(override: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, write(tmp_path, "a.yaml", TRAIN), [override])
+    assert expected in str(caught.value)
+
+
+def test_an_index_of_an_empty_list_says_to_give_the_list(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.yaml", TRAIN | {"data": {"train": []}})
+    with pytest.raises(ConfigError, match="list of 0") as caught:
+        load_config(TrainConfig, file, ["data.train.0=x"])
+    assert "--set data.train=[…]" in caught.value.remedy
+
+
+def test_extends_changes_only_what_it_names(tmp_path: Path) -> None:
+    base = write(tmp_path, "base.yaml", TRAIN | {"train": {"steps": 5, "log_every": 9}})
+    middle = write(tmp_path, "middle.yaml", {"extends": base, "train": {"steps": 6}})
+    config = load_config(TrainConfig, write(tmp_path, "top.yaml", {"extends": middle, "name": "top"}))
+    assert (config.name, config.train.steps, config.train.log_every) == ("top", 6, 9)
+
+
+def test_extends_works_inside_sections_and_lists(tmp_path: Path) -> None:
+    train, ingest = write(tmp_path, "train.yaml", TRAIN), write(tmp_path, "ingest.yaml", INGEST)
+    tree = {
+        "job": "pipeline",
+        "name": "p",
+        "ingest": [{"extends": ingest, "name": "one"}, {"extends": ingest, "name": "two"}],
+        "tokenizer": {"extends": train, "seed": 4},
+        "evaluate": [{"name": "e", "checkpoint": "${run}/tokenizer", "data": "d"}],
+    }
+    config = load_config(PipelineConfig, write(tmp_path, "p.yaml", tree), ["ingest.1.sources.0.path=q", "output_dir=/r"])
+    assert [part.name for part in config.ingest] == ["one", "two"]
+    assert [part.sources[0].path for part in config.ingest] == ["p", "q"]
+    assert config.tokenizer.seed == 4
+    assert config.evaluate[0].checkpoint == "/r/p/tokenizer"
+    assert config.run_dir == Path("/r/p")
+
+
+def test_a_circle_is_named(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")
+    write(tmp_path, "first.yaml", {"extends": second})
+    write(tmp_path, "second.yaml", {"extends": first})
+    with pytest.raises(ConfigError, match=r"circle: .*first.yaml → .*second.yaml → .*first.yaml"):
+        load_config(TrainConfig, first)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "NoneType, not a mapping"),
+        ("- 1", "list, not a mapping"),
+        ("a: [1", "not valid YAML"),
+        ("extends: tokeniser", "did you mean 'tokenizer"),
+        ("1: x\njob: train", "the key 1 is no string"),
+        ("job: trian", "job: trian is unknown\n  → did you mean 'train'"),
+        ("job: evaluate", "python -m ray_jobs.evaluate"),
+    ],
+)
+def test_a_wrong_file_is_explained(text: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, write(tmp_path, "a.yaml", text))
+    assert expected in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(TrainConfig, tmp_path / "a.yaml")
+
+
+def test_an_unknown_preset_names_the_closest() -> None:
+    with pytest.raises(ConfigError, match="'tokenizr'") as caught:
+        load_config(TrainConfig, "tokenizr")
+    assert "'tokenizer'" in caught.value.remedy
+
+
+def test_defaults_and_dump_of_every_job_agree() -> None:
+    trees = {IngestConfig: INGEST, TrainConfig: TRAIN, EvaluateConfig: {"name": "e", "checkpoint": "c", "data": "d"}}
+    for kind, tree in trees.items():
+        config = build(kind, tree)
+        assert build(kind, yaml.safe_load(dump_config(config))) == config
+
+
+def test_config_errors_survive_pickling() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(TrainConfig, TRAIN | {"trian": 1})
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)

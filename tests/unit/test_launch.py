@@ -1,0 +1,87 @@
+"""The command line that all jobs share."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from ray_jobs import launch
+from setok.config import TrainConfig, dump_config
+from setok.errors import ConfigError, DataError
+from tests.fakes import train_config
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(dump_config(train_config()))
+    return str(path)
+
+
+def test_overrides_in_one_option_and_in_several(file: str) -> None:
+    argv = ["--config", file, "--set", "train.steps=3", "name=other", "--set", "seed=7"]
+    config = launch.parse(TrainConfig, "", argv)
+    assert (config.train.steps, config.name, config.seed) == (3, "other", 7)
+
+
+def test_print_config_is_itself_a_config(file: str, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        launch.parse(TrainConfig, "", ["--config", file, "--set", "seed=7", "--print-config"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["seed"] == 7
+    (tmp_path / "again.yaml").write_text(printed)
+    assert launch.parse(TrainConfig, "", ["--config", str(tmp_path / "again.yaml")]).seed == 7
+
+
+def test_dry_run_calls_the_hook_and_stops(file: str) -> None:
+    seen = []
+    with pytest.raises(SystemExit) as stopped:
+        launch.parse(TrainConfig, "", ["--config", file, "--dry-run"], dry_run=seen.append)
+    assert stopped.value.code == 0
+    assert [config.name for config in seen] == ["fake"]
+
+
+def test_unknown_preset_names_the_closest(file: str) -> None:
+    with pytest.raises(ConfigError, match="'tokenizr'") as raised:
+        launch.parse(TrainConfig, "", ["--config", "tokenizr"])
+    assert "'tokenizer'" in raised.value.remedy
+
+
+def test_unknown_key_names_the_closest(file: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.stps.*did you mean 'steps'"):
+        launch.parse(TrainConfig, "", ["--config", file, "--set", "train.stps=3"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("no shards in x", "run ingest"), 2, ["DataError: no shards in x", "→ run ingest"]),
+        (KeyboardInterrupt(), 130, ["Interrupted"]),
+        (None, 0, []),
+    ],
+)
+def test_exit_codes(
+    error: BaseException | None, code: int, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    launch.error_console.cache_clear()
+    with pytest.raises(SystemExit) as stopped:
+        launch.run(main)
+    launch.error_console.cache_clear()
+    assert stopped.value.code == code
+    text = capsys.readouterr().err
+    for part in said:
+        assert part in text
+    assert "Traceback" not in text
+
+
+def test_other_exceptions_keep_their_traceback() -> None:
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        launch.run(main)
