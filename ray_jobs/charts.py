@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import TypeGuard
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
@@ -40,7 +41,7 @@ def line_chart(
     width: int = 340,
     height: int = 190,
 ) -> str:
-    """A curve, faint where there are many points, with their moving average on top; gaps where values are missing.
+    """A curve; where many points go up and down it is faint, with their moving average on top; gaps where values are missing.
 
     Args:
         title: read out by screen readers; the page shows its own.
@@ -52,7 +53,7 @@ def line_chart(
         return _nothing(title, width, height)
     frame = _Frame([p[0] for p in points], [p[1] for p in points], width, height)
     parts = [frame.axes(x_label)]
-    smooth = len(points) >= _SMOOTH_FROM
+    smooth = len(points) >= _SMOOTH_FROM and _is_noisy([p[1] for p in points])
     for run in runs:
         if len(run) == 1:
             parts.append(frame.dot(run[0], 2.5, "mark"))
@@ -111,7 +112,7 @@ def bubble_chart(
     parts = [frame.axes(x_label, y_label, whole_x=True)]
     most, largest = max(counts.values()), max(3.0, min(11.0, 0.65 * frame.unit()))
     for (a, b), count in sorted(counts.items()):
-        name = f"<title>{x_label} {a}, {y_label} {b}: {count} images</title>"
+        name = f"<title>{escape(x_label)} {a}, {escape(y_label)} {b}: {count} images</title>"
         parts.append(frame.dot((a, b), max(1.2, largest * math.sqrt(count / most)), "mark-soft bubble", name))
     means = []
     for value in sorted({a for a, _ in pairs}):
@@ -266,6 +267,12 @@ def _runs(x: Sequence[float], y: Sequence[float | None]) -> list[list[Point]]:
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
+
+
+def _is_noisy(values: Sequence[float]) -> bool:
+    """Whether a curve goes up and down over more than three times its range."""
+    way = sum(abs(b - a) for a, b in pairwise(values))
+    return way > 3 * (max(values) - min(values))
 
 
 def _moving_average(run: Sequence[Point]) -> list[Point]:

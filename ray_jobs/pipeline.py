@@ -19,7 +19,7 @@ from ray_jobs.ingest import ingest
 from ray_jobs.report import write_report
 from ray_jobs.train import dry_run, train
 from setok import checkpoint
-from setok.config import PipelineConfig, dump_config
+from setok.config import PipelineConfig, ScenesConfig, dump_config
 from setok.data.scenes import write_scenes
 
 METRICS, REPORT, CONFIG = "metrics.json", "report.html", "config.yaml"
@@ -35,40 +35,40 @@ def run_pipeline(config: PipelineConfig) -> Path:
     config.run_dir.mkdir(parents=True, exist_ok=True)
     (config.run_dir / CONFIG).write_text(dump_config(config))
     console = launch.console()
-    for family, request in config.scenes.items():
-        console.rule(f"scenes: {family}", align="left")
-        _make_scenes(config.run_dir / "scenes" / family, request.model_dump())
+    for key, scenes in config.scenes.items():
+        console.rule(f"scenes: {key}", align="left")
+        _make_scenes(config.run_dir / "scenes" / key, scenes)
     launch.start_ray()
-    for request in config.ingest:
-        console.rule(f"ingest: {request.name}", align="left")
-        ingest(request)
+    for part in config.ingest:
+        console.rule(f"ingest: {part.name}", align="left")
+        ingest(part)
     console.rule("train: tokenizer", align="left")
     trained = train(config.tokenizer)
     evaluations = {}
-    for request in config.evaluate:
-        console.rule(f"evaluate: {request.name}", align="left")
-        evaluations[request.name] = evaluate(request)
+    for evaluation in config.evaluate:
+        console.rule(f"evaluate: {evaluation.name}", align="left")
+        evaluations[evaluation.name] = evaluate(evaluation)
     metrics = _nested(trained, evaluations, time.monotonic() - started)
     (config.run_dir / METRICS).write_text(json.dumps(metrics, indent=2))
     return write_report(config.run_dir)
 
 
-def _make_scenes(out: Path, request: dict[str, Any]) -> None:
+def _make_scenes(out: Path, config: ScenesConfig) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=launch.console()) as progress:
-        for split in ("train", "test"):
-            task = progress.add_task(split, total=request[split])
+        for split, count in (("train", config.train), ("test", config.test)):
+            task = progress.add_task(split, total=count)
             write_scenes(
                 out,
                 split=split,
-                count=request[split],
-                seed=request["seed"],
-                family=request["family"],
+                count=count,
+                seed=config.seed,
+                family=config.family,
                 layouts=("coco",),
-                image_size=request["image_size"],
-                on_progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
+                image_size=config.image_size,
+                on_progress=lambda done, _, task=task: progress.update(task, completed=done),  # type: ignore[misc]
             )
-            progress.update(task, completed=request[split])
+            progress.update(task, completed=count)
 
 
 def _nested(trained: Path, evaluations: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -7,18 +7,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.charts import Bar, bar_chart, bubble_chart, histogram, line_chart
+from ray_jobs.charts import Bar, bar_chart, bubble_chart, histogram
 from ray_jobs.report_data import (
-    Curve,
     EvaluationReport,
-    Facts,
     ReportData,
     StageReport,
-    duration,
     load_report_data,
 )
 from ray_jobs.report_gallery import gallery
 from ray_jobs.report_rows import ALONE, COMPARED, REFERENCES, Reference, Row, is_known, name_of, of_reference, show
+from ray_jobs.report_run import training, what_ran
 from ray_jobs.report_style import STYLE
 
 __all__ = ["EvaluationReport", "ReportData", "StageReport", "load_report_data", "render", "write_report"]
@@ -26,21 +24,6 @@ __all__ = ["EvaluationReport", "ReportData", "StageReport", "load_report_data", 
 REPORT = "report.html"
 _ROWS = {row.key: row for row in (*COMPARED, *ALONE)}
 _HEADLINES = ("psnr", "ari", "foreground_ari", "mean_tokens", "tokens_objects_correlation")
-_CURVES = (
-    ("train/loss", "Loss", "weighted sum of all terms"),
-    ("train/psnr", "PSNR, dB", "on the training pictures of the step"),
-    ("train/l1", "L1", "mean absolute error of pixels"),
-    ("train/l2", "L2", "mean squared error of pixels"),
-    ("train/contrast", "Concept contrast", "telling a picture's nouns from other pictures'"),
-    ("train/feature_target", "Feature target", "reading patch statistics from the clustered feature"),
-    ("train/adversarial", "Adversarial", "how real the discriminator finds the pictures"),
-    ("train/discriminator_loss", "Discriminator", "its own loss"),
-    ("train/tokens", "Tokens per image", "mean over the step"),
-    ("train/grad_norm", "Gradient norm", "before clipping"),
-    ("train/learning_rate", "Learning rate", ""),
-    ("perf/images_per_second", "Images per second", "all workers together"),
-    ("perf/data_wait_fraction", "Waiting for data", "share of the time, 0 to 1"),
-)
 
 
 def write_report(source: str | Path | ReportData, path: str | Path | None = None) -> Path:
@@ -76,8 +59,8 @@ def render(data: ReportData) -> str:
         sections.append(_pictures(data.evaluations))
     if data.evaluations:
         sections += [_comparison(data.evaluations), _counts(data.evaluations), _alone(data.evaluations)]
-    sections += [_training(stage) for stage in data.stages if stage.curves]
-    sections.append(_what_ran(data))
+    sections += [training(stage) for stage in data.stages if stage.curves]
+    sections.append(what_ran(data))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
@@ -101,8 +84,8 @@ def _header(data: ReportData) -> str:
             parts.append(f'<p class="note">Figures above: {escape(first.label)}. Further down also: {others}.</p>')
         parts.append(
             '<p class="how"><b>How to read this.</b> Nothing here means much alone, so every figure stands beside'
-            " <b>references</b> that learn nothing: one colour for the whole picture, cutting it into squares, or sorting patches by raw colour."
-            " What beats them was learned. Higher is better unless a row says otherwise.</p>"
+            " <b>references</b> that learn nothing: one colour for the whole picture, cutting it into squares, or sorting"
+            " patches by raw colour. What beats them was learned. Higher is better unless a row says otherwise.</p>"
         )
     return "".join(parts) + "</header>"
 
@@ -286,56 +269,3 @@ def _counts(evaluations: Sequence[EvaluationReport]) -> str:
         "<section><h2>How many tokens</h2><p>The number of tokens is the model's own choice for every picture. It should grow"
         f' with what there is to see.</p><div class="charts two">{"".join(cards)}</div></section>'
     )
-
-
-# ---------------------------------------------------------------- training
-
-
-def _training(stage: StageReport) -> str:
-    known: dict[str, Curve] = {curve.name: curve for curve in stage.curves}
-    cards = []
-    for name, title, meaning in _CURVES:
-        if name in known and any(value is not None for value in known[name].values):
-            chart = line_chart(known[name].steps, known[name].values, title=title)
-            caption = f"<figcaption>{meaning}</figcaption>" if meaning else ""
-            cards.append(f'<figure class="card"><h3>{title}</h3>{chart}{caption}</figure>')
-    return (
-        f"<section><h2>Training: {escape(stage.name)}</h2>"
-        "<p>Every curve over optimizer steps; where one is noisy, the strong line is a moving average.</p>"
-        f'<div class="charts">{"".join(cards)}</div></section>'
-    )
-
-
-def _what_ran(data: ReportData) -> str:
-    parts = ["<section><h2>What ran</h2>", _facts(data.facts) if data.facts else ""]
-    for stage in data.stages:
-        parts.append(_titled(f"Training: {stage.name}", stage.facts))
-        if stage.settings:
-            parts.append(f"<details><summary>Settings</summary>{_facts(stage.settings)}</details>")
-    parts += [
-        _titled(f"Evaluation: {evaluation.label}", _evaluation_facts(evaluation)) for evaluation in data.evaluations
-    ]
-    if data.versions:
-        parts.append(_titled("Versions", tuple((name, str(version)) for name, version in data.versions.items())))
-    return "".join(parts) + "</section>"
-
-
-def _evaluation_facts(evaluation: EvaluationReport) -> Facts:
-    run = evaluation.metrics.get("run") or {}
-    facts = [("Checkpoint", str(run["checkpoint"]))] if run.get("checkpoint") else []
-    if run.get("data"):
-        facts.append(("Data", f"{run['data']} ({(run.get('fingerprints') or {}).get('data', 'no fingerprint')})"))
-    if is_known(run.get("seconds")):
-        facts.append(("Took, start of the replicas included", duration(run["seconds"])))
-    if is_known(run.get("num_replicas")):
-        facts.append(("Replicas", str(run["num_replicas"])))
-    return tuple(facts)
-
-
-def _titled(title: str, facts: Facts) -> str:
-    return f'<h3 class="group"><b>{escape(title)}</b></h3>{_facts(facts)}'
-
-
-def _facts(facts: Facts) -> str:
-    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f"<dl>{rows}</dl>"

@@ -24,7 +24,9 @@ from setok.errors import ConfigError, did_you_mean
 class Section(BaseModel):
     """Base of all sections: immutable, and without room for unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 # ---------------------------------------------------------------- the model
@@ -134,9 +136,13 @@ class ConceptConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ConceptConfig:
         if self.kind == "huggingface" and not self.path:
-            raise ConfigError("concepts.kind=huggingface needs concepts.path, and it is empty", "set it, or use kind: hash")
+            raise ConfigError(
+                "concepts.kind=huggingface needs concepts.path, and it is empty", "set it, or use kind: hash"
+            )
         if "{}" not in self.prompt:
-            raise ConfigError(f"concepts.prompt={self.prompt!r} has no place for the concept", "write {} where it belongs")
+            raise ConfigError(
+                f"concepts.prompt={self.prompt!r} has no place for the concept", "write {} where it belongs"
+            )
         return self
 
 
@@ -393,7 +399,9 @@ class TrainConfig(Job):
         parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
         for part in self.optim.learning_rate_scale:
             if part not in parts:
-                raise ConfigError(f"optim.learning_rate_scale names no part of the model: {part!r}", did_you_mean(part, parts))
+                raise ConfigError(
+                    f"optim.learning_rate_scale names no part of the model: {part!r}", did_you_mean(part, parts)
+                )
         return self
 
 
@@ -480,7 +488,9 @@ def build(kind: type[J], tree: Mapping[str, Any]) -> J:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(kind, e) for e in error.errors()), "see --print-config for all keys") from error
+        raise ConfigError(
+            "\n".join(_explain(kind, e) for e in error.errors()), "see --print-config for all keys"
+        ) from error
 
 
 def dump_config(config: Job) -> str:
@@ -501,7 +511,9 @@ def _read(name: str | Path) -> dict[Any, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name} is not valid YAML: {error}", "check the file at the place named above") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{name} holds {type(tree).__name__}, not a mapping of settings", "start it with job: and name:")
+        raise ConfigError(
+            f"{name} holds {type(tree).__name__}, not a mapping of settings", "start it with job: and name:"
+        )
     return tree
 
 
@@ -541,7 +553,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {text!r} is not a YAML value", "quote strings with special characters") from error
+        raise ConfigError(
+            f"--set {key}: {text!r} is not a YAML value", "quote strings with special characters"
+        ) from error
     node: Any = tree
     *parents, last = key.split(".")
     for parent in parents:
@@ -575,7 +589,9 @@ def _fill_in_run(tree: dict[str, Any], output_dir: str) -> dict[str, Any]:
 
 def _index(items: list[Any], text: str, key: str) -> int:
     if not text.isdecimal() or int(text) >= len(items):
-        remedy = f"use 0 to {len(items) - 1}" if items else f"give the whole list: --set {key.rpartition(f'.{text}')[0]}=[…]"
+        remedy = (
+            f"use 0 to {len(items) - 1}" if items else f"give the whole list: --set {key.rpartition(f'.{text}')[0]}=[…]"
+        )
         raise ConfigError(f"--set {key}: {text!r} is no index of a list of {len(items)}", remedy)
     return int(text)
 

@@ -34,8 +34,9 @@ from setok.optim import build_optimizer
 class Stage(Protocol):
     """What the loop needs of a stage."""
 
-    modules: Mapping[str, nn.Module]
-    """Learning modules in the order of their turns; ``modules[name](batch, context)`` gives a ``LossOutput``."""
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Learning modules in the order of their turns; ``modules[name](batch, context)`` gives a ``LossOutput``."""
 
     def prepare(self, micro_batches: Sequence[ImageTextBatch], *, step: int) -> list[StepContext]:
         """What each micro-batch must know of the whole step; a collective over all ranks."""
@@ -89,7 +90,9 @@ class TokenizerTask(nn.Module):
             loss, _ = concept_contrast(tokens, visual.mask, bank.embeddings, bank.present, heat)
             parts["contrast"] = share(loss, context.num_concepts)
         if self.loss.feature_target:
-            parts["feature_target"] = share(self._feature_target(visual.features, target, visual.grid), context.num_images)
+            parts["feature_target"] = share(
+                self._feature_target(visual.features, target, visual.grid), context.num_images
+            )
         reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
         total = reconstruction + sum(
             weight * parts[name]
@@ -99,7 +102,9 @@ class TokenizerTask(nn.Module):
         if self.critic and context.step >= self.loss.adversarial_start_step:
             per_image = -self._judge(painting.pixels)
             parts["adversarial"] = share(per_image, context.num_images)
-            total = total + self._adversarial_weight(reconstruction, parts["adversarial"], painting) * parts["adversarial"]
+            total = (
+                total + self._adversarial_weight(reconstruction, parts["adversarial"], painting) * parts["adversarial"]
+            )
         pixels = painting.pixels.detach().clamp(0, 1)
         context.reconstruction = pixels
         detached = {name: value.detach() for name, value in parts.items()}

@@ -40,7 +40,9 @@ class Clusters:
     def pooling_weights(self, assignment: Literal["soft", "hard"]) -> Float[Tensor, "batch clusters patches"]:
         """Weights that average patches into tokens: each real cluster's row sums to one, padding rows are zero."""
         owned = one_hot(self.assignment, self.masks.shape[1])
-        weights = owned if assignment == "hard" else torch.where(self.masks.sum(-1, keepdim=True) > 1e-4, self.masks, owned)
+        weights = (
+            owned if assignment == "hard" else torch.where(self.masks.sum(-1, keepdim=True) > 1e-4, self.masks, owned)
+        )
         weights = weights * self.mask.unsqueeze(-1)
         return weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
 
@@ -110,7 +112,7 @@ def density_peak_scores(
     if nearest.shape[-1] == 0:
         return torch.ones_like(distances[..., 0])
     density = torch.exp(-nearest.pow(2).mean(-1))
-    denser = _is_denser(density)
+    denser = _is_denser(density, earlier_wins=peak == "own")
     nearest_denser = distances.masked_fill(~denser, torch.inf).amin(-1)
     eccentricity = distances.amax(-1)
     if peak == "own":
@@ -122,10 +124,16 @@ def density_peak_scores(
     return density * delta
 
 
-def _is_denser(density: Float[Tensor, "batch n"]) -> Bool[Tensor, "batch n n"]:
-    """[i, j] is True where j is denser than i; of two equally dense patches the earlier one counts as denser."""
+def _is_denser(density: Float[Tensor, "batch n"], *, earlier_wins: bool) -> Bool[Tensor, "batch n n"]:
+    """[i, j] is True where j is denser than i.
+
+    Of two equally dense patches the earlier one counts as denser, so that a flat region has one peak; the peers leave such
+    patches unrelated, and each is a peak.
+    """
     n = density.shape[-1]
     mine, other = density.unsqueeze(2), density.unsqueeze(1)
+    if not earlier_wins:
+        return other > mine
     earlier = torch.ones(n, n, dtype=torch.bool, device=density.device).tril(-1)
     return (other > mine) | ((other == mine) & earlier)
 
@@ -191,7 +199,9 @@ def dpc_knn(
     else:
         scale = best[:, :1] if config.relative_threshold else 1.0
         chosen = (best > config.score_threshold * scale) | (rank < config.min_tokens)
-    to_center = distances.gather(1, centers.unsqueeze(-1).expand(-1, -1, n)).masked_fill(~chosen.unsqueeze(-1), torch.inf)
+    to_center = distances.gather(1, centers.unsqueeze(-1).expand(-1, -1, n)).masked_fill(
+        ~chosen.unsqueeze(-1), torch.inf
+    )
     own = torch.where(chosen, rank, -1)
     owner = torch.full_like(scores, -1, dtype=torch.long).scatter(1, centers, own)
     return torch.where(owner >= 0, owner, to_center.argmin(1))

@@ -19,7 +19,7 @@ class Painting:
 
     pixels: Float[Tensor, "batch 3 height width"]
     squares: Float[Tensor, "batch squares values"]
-    hidden: Float[Tensor, "batch squares width"]
+    hidden: Float[Tensor, "batch squares channels"]
 
 
 class Detokenizer(nn.Module):

@@ -93,7 +93,8 @@ class HuggingFaceEncoder(nn.Module):
         vision = self.tower.config
         if not hasattr(vision, "patch_size"):
             raise CheckpointError(
-                f"encoder.path={config.path!r} is a {vision.model_type!r} model, which has no patches", "use a vision transformer"
+                f"encoder.path={config.path!r} is a {vision.model_type!r} model, which has no patches",
+                "use a vision transformer",
             )
         self.width: int = vision.hidden_size
         self.patch_size: int = vision.patch_size
@@ -101,6 +102,8 @@ class HuggingFaceEncoder(nn.Module):
         self.layer = config.layer
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(self.tower.forward).parameters
         mean, std = _normalisation(config.path)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 

@@ -118,6 +118,8 @@ class SeTok(nn.Module):
         return tokens, self.detokenize(tokens.tokens, tokens.mask, size)
 
 
-def patchify(pixels: Float[Tensor, "batch 3 height width"], grid: tuple[int, int]) -> Float[Tensor, "batch patches 3 n"]:
+def patchify(
+    pixels: Float[Tensor, "batch 3 height width"], grid: tuple[int, int]
+) -> Float[Tensor, "batch patches 3 n"]:
     """Cut pictures into the patches of a grid: [batch, patch, colour, pixel of the patch]."""
     return rearrange(pixels, "b c (h p) (w q) -> b (h w) c (p q)", h=grid[0], w=grid[1])

@@ -32,7 +32,9 @@ def blobs(seed: int, batch: int = 3, n: int = 40, width: int = 8) -> torch.Tenso
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(batch, 4, width))
     label = rng.integers(0, 4, (batch, n))
-    return torch.from_numpy(centers[np.arange(batch)[:, None], label] + 0.2 * rng.normal(size=(batch, n, width))).float()
+    return torch.from_numpy(
+        centers[np.arange(batch)[:, None], label] + 0.2 * rng.normal(size=(batch, n, width))
+    ).float()
 
 
 # ---------------------------------------------------------------- the slow, obvious way
@@ -176,7 +178,9 @@ def test_dpc_knn_equals_the_public_setok_code(golden, name: str, k: int) -> None
 @pytest.mark.parametrize("config", METHODS)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 30), width=st.integers(1, 6))
-def test_every_patch_has_one_cluster_and_masks_sum_to_one(config: ClusteringConfig, seed: int, n: int, width: int) -> None:
+def test_every_patch_has_one_cluster_and_masks_sum_to_one(
+    config: ClusteringConfig, seed: int, n: int, width: int
+) -> None:
     result = cluster(blobs(seed, batch=2, n=n, width=width), config)
     torch.testing.assert_close(result.masks.sum(1), torch.ones(2, n))
     owned = one_hot(result.assignment, config.max_tokens).sum(-1)

@@ -67,7 +67,10 @@ def test_every_preset_is_valid_and_survives_the_round_trip(preset: str, tmp_path
         ({"trian": {}}, ["'trian'", "did you mean 'train'"]),
         ({"train": {"step": 3}}, ["'train.step'", "did you mean 'steps'"]),
         ({"model": {"encoder": {"patchsize": 4}}}, ["'model.encoder.patchsize'", "'patch_size'"]),
-        ({"data": {"train": [{"path": "d"}, {"pth": "e"}]}}, ["'data.train.1.pth'", "'path'", "data.train.1.path is required"]),
+        (
+            {"data": {"train": [{"path": "d"}, {"pth": "e"}]}},
+            ["'data.train.1.pth'", "'path'", "data.train.1.path is required"],
+        ),
         ({"logging": {"wandb": {"mdoe": "offline"}}}, ["'logging.wandb.mdoe'", "did you mean 'mode'"]),
         ({"optim": {"zebra": 1}}, ["'optim.zebra'", "choose one of:", "learning_rate"]),
         ({"train": {"steps": "many"}}, ["train.steps='many'", "valid integer"]),
@@ -208,7 +211,9 @@ def test_extends_works_inside_sections_and_lists(tmp_path: Path) -> None:
         "tokenizer": {"extends": train, "seed": 4},
         "evaluate": [{"name": "e", "checkpoint": "${run}/tokenizer", "data": "d"}],
     }
-    config = load_config(PipelineConfig, write(tmp_path, "p.yaml", tree), ["ingest.1.sources.0.path=q", "output_dir=/r"])
+    config = load_config(
+        PipelineConfig, write(tmp_path, "p.yaml", tree), ["ingest.1.sources.0.path=q", "output_dir=/r"]
+    )
     assert [part.name for part in config.ingest] == ["one", "two"]
     assert [part.sources[0].path for part in config.ingest] == ["p", "q"]
     assert config.tokenizer.seed == 4

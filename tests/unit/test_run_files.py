@@ -74,7 +74,7 @@ def test_progress_goes_to_a_plain_console(tmp_path: Path, capsys: pytest.Capture
         write_progress(tmp_path, Progress(step=9, steps=9, phase="done", time=time.time(), resumed_from=2))
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "step 3/9 · loss 0.5000 · waiting for data 25% · 1h02m left",
+        "step 3/9 · loss 0.5000 · waiting for data 25% · 1h01m left",
         "step 9/9 · resumed from 2 · done",
     ]
     (tmp_path / "progress.json").write_text("{")

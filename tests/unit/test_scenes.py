@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from setok.data.scenes.generate import FAMILIES, MIN_VISIBLE, SHAPES, Scene, SceneObject, generate_scene
 from setok.data.scenes.language import (
     caption,
     concepts,
@@ -26,7 +27,6 @@ from setok.data.scenes.language import (
 )
 from setok.data.scenes.layouts import LAYOUTS, main, write_scenes
 from setok.data.scenes.outlines import polygons
-from setok.data.scenes.generate import FAMILIES, MIN_VISIBLE, SHAPES, Scene, SceneObject, generate_scene
 from setok.errors import ConfigError, DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "realdata"
@@ -107,9 +107,7 @@ def test_the_hard_family_defeats_colour() -> None:
 def test_sizes_and_counts_are_kept(size: int, low: int, high: int) -> None:
     for family in FAMILIES:
         for index in range(8):
-            scene = generate_scene(
-                index, seed=1, family=family, image_size=size, min_objects=low, max_objects=high
-            )
+            scene = generate_scene(index, seed=1, family=family, image_size=size, min_objects=low, max_objects=high)
             assert scene.image.shape == (size, size, 3)
             assert low <= len(scene.objects) <= high
             assert all(thing.visible >= MIN_VISIBLE for thing in scene.objects)
@@ -228,9 +226,7 @@ def test_referring_expressions_fit_one_object(scenes: list[Scene]) -> None:
             thing = scene.objects[expression.object_index]
             if first in extremes:
                 used.add(first)
-                among = sorted(
-                    (o for o in scene.objects if rest in (["object"], [o.shape])), key=extremes[first]
-                )
+                among = sorted((o for o in scene.objects if rest in (["object"], [o.shape])), key=extremes[first])
                 assert among[0] is thing
                 ahead = extremes[first](among[1]) - extremes[first](among[0])
                 assert ahead > (0.15 * among[0].area if "est" in first else 0.05)
@@ -317,9 +313,7 @@ def test_outlines_give_masks_back_with_holes_and_pieces() -> None:
 @pytest.fixture(scope="module", params=FAMILIES)
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp(request.param)
-    write_scenes(
-        out, split="train", count=COUNT, seed=5, family=request.param, layouts=LAYOUTS, num_processes=2
-    )
+    write_scenes(out, split="train", count=COUNT, seed=5, family=request.param, layouts=LAYOUTS, num_processes=2)
     write_scenes(out, split="val", count=10, seed=5, family=request.param, layouts=LAYOUTS, num_processes=1)
     return out, request.param
 
@@ -339,10 +333,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 def test_coco(written: tuple[Path, str]) -> None:
     root, family = written[0] / "coco", written[1]
-    files = {
-        what: _load(root / f"annotations/{what}_train2017.json")
-        for what in ("captions", "instances", "panoptic")
-    }
+    files = {what: _load(root / f"annotations/{what}_train2017.json") for what in ("captions", "instances", "panoptic")}
     captions = {row["image_id"]: row["caption"] for row in files["captions"]["annotations"]}
     instances = {row["id"]: row for row in files["instances"]["annotations"]}
     panoptic = {row["image_id"]: row for row in files["panoptic"]["annotations"]}
@@ -461,9 +452,7 @@ def _keys(value: Any) -> Any:
         if all(key.isdigit() for key in value):
             return "by number", _keys(next(iter(value.values()), None))
         return {key: _keys(entry) for key, entry in value.items()}
-    return (
-        [_keys(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict | list) else None
-    )
+    return [_keys(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict | list) else None
 
 
 SAME_KEYS = {
@@ -491,12 +480,8 @@ def test_files_have_the_keys_of_the_real_ones(written: tuple[Path, str], ours: s
 # ---------------------------------------------------------------- doing it again
 
 
-def _write(
-    out: Path, *, count: int = 4, layouts: tuple[str, ...] = LAYOUTS, split: str = "train"
-) -> dict[str, int]:
-    return write_scenes(
-        out, split=split, count=count, seed=1, family="plain", layouts=layouts, num_processes=1
-    )
+def _write(out: Path, *, count: int = 4, layouts: tuple[str, ...] = LAYOUTS, split: str = "train") -> dict[str, int]:
+    return write_scenes(out, split=split, count=count, seed=1, family="plain", layouts=layouts, num_processes=1)
 
 
 def test_a_finished_split_is_kept_and_a_half_written_one_redone(tmp_path: Path) -> None:
@@ -555,9 +540,7 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
         ({"family": "hrad"}, "'hrad'", "did you mean 'hard'?"),
     ],
 )
-def test_impossible_requests_write_nothing(
-    tmp_path: Path, change: dict[str, Any], value: str, remedy: str
-) -> None:
+def test_impossible_requests_write_nothing(tmp_path: Path, change: dict[str, Any], value: str, remedy: str) -> None:
     request = {"split": "train", "count": 4, "seed": 1, "family": "plain", "layouts": ("coco",)} | change
     with pytest.raises(ConfigError) as error:
         write_scenes(tmp_path, **request)

@@ -60,9 +60,7 @@ def _folders(layout: str, split: SplitNames) -> tuple[list[str], list[str]]:
 
 def _coco(root: Path, split: SplitNames, family: str, rows: Rows) -> None:
     categories = category_rows(family)
-    things = [
-        {key: row[key] for key in ("supercategory", "id", "name")} for row in categories if row["isthing"]
-    ]
+    things = [{key: row[key] for key in ("supercategory", "id", "name")} for row in categories if row["isthing"]]
     head = {"info": _INFO, "licenses": [_LICENSE], "images": rows["images"]}
     for what, more in (
         ("captions", {"annotations": rows["captions"]}),
@@ -98,9 +96,7 @@ def _refcoco(root: Path, split: SplitNames, family: str, rows: Rows) -> None:
         old = json.loads(instances_path.read_text())
         refs = [ref for ref in _read_refs(refs_path) if not first <= ref["image_id"] <= last] + refs
         images = [image for image in old["images"] if not first <= image["id"] <= last] + images
-        annotations = [
-            row for row in old["annotations"] if not first <= row["image_id"] <= last
-        ] + annotations
+        annotations = [row for row in old["annotations"] if not first <= row["image_id"] <= last] + annotations
     categories = {
         row["id"]: {key: row[key] for key in ("supercategory", "id", "name")}
         for row in category_rows("hard")

@@ -90,14 +90,10 @@ def generate_scene(
     key = np.random.SeedSequence([seed, FAMILIES.index(family), index])
     rng = np.random.Generator(np.random.Philox(key))
     num_objects = int(rng.integers(min_objects, max_objects + 1))
-    layers = _place_objects(
-        rng, family=family, image_size=image_size, num_objects=num_objects, min_objects=min_objects
-    )
+    layers = _place_objects(rng, family=family, image_size=image_size, num_objects=num_objects, min_objects=min_objects)
     backdrop = _draw_backdrop(rng, family=family, objects=[drawn for drawn, _ in layers])
     image, mask, objects = paint(backdrop, layers, image_size)
-    return Scene(
-        index=index, seed=seed, family=family, image=image, mask=mask, objects=objects, backdrop=backdrop
-    )
+    return Scene(index=index, seed=seed, family=family, image=image, mask=mask, objects=objects, backdrop=backdrop)
 
 
 def check_request(
@@ -205,8 +201,7 @@ def _draw_backdrop(rng: np.random.Generator, *, family: str, objects: list[Scene
     style = _choose(rng, styles)
     present = tuple(dict.fromkeys(colour for drawn in objects for colour in drawn.colours))
     colours = tuple(
-        _choose(rng, present if rng.random() < 0.7 else tuple(COLOURS))
-        for _ in range(2 * (style in DISTRACTOR_STYLES))
+        _choose(rng, present if rng.random() < 0.7 else tuple(COLOURS)) for _ in range(2 * (style in DISTRACTOR_STYLES))
     )
     return Backdrop(
         name=_choose(rng, tuple(BACKGROUNDS)),

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from setok.data.scenes.generate import COLOURS, SHAPES, TEXTURES, Scene, SceneObject
 from setok.data.scenes.names import (
     CLEAR_AREA_RATIO,
     CLEAR_DISTANCE,
@@ -28,7 +29,6 @@ from setok.data.scenes.names import (
     vocabulary,
 )
 from setok.data.scenes.references import Edit, Expression, edit_pair, referring_expressions
-from setok.data.scenes.generate import COLOURS, SHAPES, TEXTURES, Scene, SceneObject
 
 __all__ = [
     "Edit",
@@ -99,9 +99,7 @@ def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     else:
         kind, words = "colours", "what two colours"
         question = f"{words} does the {thing.shape} have?"
-    return Question(
-        kind=kind, question=question, answer=colours_of(thing), question_type=words, objects=(index,)
-    )
+    return Question(kind=kind, question=question, answer=colours_of(thing), question_type=words, objects=(index,))
 
 
 def _ask_texture(scene: Scene, rng: np.random.Generator) -> Question | None:

@@ -42,10 +42,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from setok.data.scenes.files import WRITE_FILES, prepare_folders, write_json
+from setok.data.scenes.generate import FAMILIES, check_request, generate_scene
 from setok.data.scenes.objects import contact_sheet
 from setok.data.scenes.rows import WRITE_SCENE, Rows
 from setok.data.scenes.samples import SPLIT_ROOM, SPLITS, Sample, SplitNames
-from setok.data.scenes.generate import FAMILIES, check_request, generate_scene
 from setok.errors import ConfigError, DataError, SetokError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -160,9 +160,7 @@ def write_scenes(
         WRITE_FILES[layout](out / layout, request.names, request.family, gathered[layout])
         counts = {what: len(rows) for what, rows in gathered[layout].items()}
         _write_stamp(out / layout, request, complete=True, counts=counts)
-    logger.info(
-        "scenes %s: wrote %s, kept %s", split, missing, [name for name in wanted if name not in missing]
-    )
+    logger.info("scenes %s: wrote %s, kept %s", split, missing, [name for name in wanted if name not in missing])
     totals = {"scenes": count}
     for layout in wanted:
         stamp = json.loads(_stamp(out / layout, split).read_text())
@@ -217,9 +215,7 @@ def _stamp(root: Path, split: str) -> Path:
 
 
 def _write_stamp(root: Path, request: _Request, *, complete: bool, counts: dict[str, int]) -> None:
-    write_json(
-        _stamp(root, request.split), {"complete": complete, "request": asdict(request), "counts": counts}
-    )
+    write_json(_stamp(root, request.split), {"complete": complete, "request": asdict(request), "counts": counts})
 
 
 def _is_complete(root: Path, request: _Request) -> bool:
@@ -267,9 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
     parser.add_argument("--max-objects", type=int, default=6)
-    parser.add_argument(
-        "--processes", type=int, default=None, help="worker processes; one per core if left out"
-    )
+    parser.add_argument("--processes", type=int, default=None, help="worker processes; one per core if left out")
     parser.add_argument(
         "--preview", type=Path, default=None, help="also write a contact sheet of the first scenes here"
     )
@@ -321,4 +315,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         soft_wrap=True,
     )
     return 0
-

@@ -38,11 +38,7 @@ def fits(
     thing: SceneObject, *, shape: str | None = None, colours: tuple[str, ...] = (), texture: str | None = None
 ) -> bool:
     """Whether a lenient reader lets the words pass for the object: a striped red circle is a red circle."""
-    return (
-        shape in (None, thing.shape)
-        and set(colours) <= set(thing.colours)
-        and texture in (None, thing.texture)
-    )
+    return shape in (None, thing.shape) and set(colours) <= set(thing.colours) and texture in (None, thing.texture)
 
 
 def fits_description_of(thing: SceneObject, other: SceneObject) -> bool:
@@ -59,9 +55,7 @@ def is_unique(scene: Scene, index: int) -> bool:
 
 def vocabulary(family: str) -> tuple[str, ...]:
     """All concepts that scenes of a family can show, in a fixed order: things, then backgrounds."""
-    textures = (
-        ("",) if family == "plain" else ("", *(f"{texture} " for texture in TEXTURES if texture != "solid"))
-    )
+    textures = ("",) if family == "plain" else ("", *(f"{texture} " for texture in TEXTURES if texture != "solid"))
     things = (f"{texture}{colour} {shape}" for texture in textures for colour in COLOURS for shape in SHAPES)
     return (*things, *(f"{name} background" for name in BACKGROUNDS))
 

@@ -136,9 +136,7 @@ def redraw(scene: Scene, *, objects: tuple[SceneObject, ...], backdrop: Backdrop
     """``scene`` with other objects or another backdrop; whatever stays is drawn exactly as before."""
     layers = [(drawn, coverage_of(drawn, scene.image_size)) for drawn in objects]
     image, mask, measured = paint(backdrop, layers, scene.image_size)
-    return replace(
-        scene, image=image, mask=mask, objects=measured, backdrop=backdrop, num_edits=scene.num_edits + 1
-    )
+    return replace(scene, image=image, mask=mask, objects=measured, backdrop=backdrop, num_edits=scene.num_edits + 1)
 
 
 def coverage_of(drawn: SceneObject, size: int) -> Float[np.ndarray, "size size"]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool
 
-from setok.data.scenes.names import CLEAR_AREA_RATIO, CLEAR_DISTANCE, fits, is_unique, object_name
 from setok.data.scenes.generate import BACKGROUNDS, COLOURS, Scene, SceneObject, redraw
+from setok.data.scenes.names import CLEAR_AREA_RATIO, CLEAR_DISTANCE, fits, is_unique, object_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,7 @@ def _add_extremes(found: dict[str, int], scene: Scene, among: list[int], *, noun
         return
     for word, lead in _EXTREMES.items():
         first, second = sorted(among, key=lambda index: lead.key(scene.objects[index]))[:2]
-        if lead.is_clear(
-            scene.objects[first], scene.objects[second], [scene.objects[index] for index in among]
-        ):
+        if lead.is_clear(scene.objects[first], scene.objects[second], [scene.objects[index] for index in among]):
             found[f"the {word} {noun}"] = first
 
 
@@ -122,14 +120,8 @@ def edit_pair(scene: Scene) -> Edit:
     Source and target differ only where they must. Editing the target again gives the next turn of a session.
     """
     rng = scene.generator("edit")
-    named = {
-        expression.object_index: expression.text for expression in reversed(referring_expressions(scene))
-    }
-    kinds = (
-        ["background"]
-        + ["recolour"] * (2 if named else 0)
-        + ["remove"] * (len(scene.objects) > 1 and bool(named))
-    )
+    named = {expression.object_index: expression.text for expression in reversed(referring_expressions(scene))}
+    kinds = ["background"] + ["recolour"] * (2 if named else 0) + ["remove"] * (len(scene.objects) > 1 and bool(named))
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind == "background":
         return _change_background(scene, rng)

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from setok.data.scenes.generate import SHAPES
 from setok.data.scenes.language import Question, caption, edit_pair, referring_expressions
 from setok.data.scenes.samples import STUFF_IDS, Row, Sample, encode_jpeg
-from setok.data.scenes.generate import SHAPES
 
 NUM_TURNS = 2
 """Edits per MagicBrush session."""
@@ -104,9 +104,7 @@ def _gqa(sample: Sample, root: Path) -> Rows:
 def _gqa_row(sample: Sample, question: Question, question_id: str) -> Row:
     semantic, structural, operations = _GQA_KINDS[question.kind]
     selected = question.objects[:1] if question.kind == "left_of" else question.objects
-    names = [f"{sample.scene.objects[i].shape} ({sample.annotation_id(i)})" for i in selected] or [
-        "scene (-)"
-    ]
+    names = [f"{sample.scene.objects[i].shape} ({sample.annotation_id(i)})" for i in selected] or ["scene (-)"]
     program: list[Row] = [{"operation": "select", "dependencies": [], "argument": name} for name in names]
     depends = list(range(len(program)))
     for operation, argument in operations:
@@ -118,9 +116,7 @@ def _gqa_row(sample: Sample, question: Question, question_id: str) -> Row:
         for i in selected
         if sample.scene.objects[i].shape in words
     }
-    steps = [
-        f"{step['operation']}: {step['argument']} {step['dependencies'] or ''}".strip() for step in program
-    ]
+    steps = [f"{step['operation']}: {step['argument']} {step['dependencies'] or ''}".strip() for step in program]
     return {
         "semantic": program,
         "entailed": [question_id],

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from setok.data.scenes.generate import BACKGROUNDS, COLOURS, Scene
 from setok.data.scenes.language import Edit, Question, edit_pair, object_concepts, questions, vocabulary
 from setok.data.scenes.outlines import polygons
-from setok.data.scenes.generate import BACKGROUNDS, COLOURS, Scene
 
 Row = Any
 """What json can write: a dictionary, or a pair of key and value."""
@@ -42,9 +42,7 @@ SPLITS = {
     "train": SplitNames(
         name="train", first_index=0, coco="train2017", vqav2="train2014", refcoco="train", folder="train"
     ),
-    "val": SplitNames(
-        name="val", first_index=3_000_000, coco="val2017", vqav2="val2014", refcoco="val", folder="dev"
-    ),
+    "val": SplitNames(name="val", first_index=3_000_000, coco="val2017", vqav2="val2014", refcoco="val", folder="dev"),
     "test": SplitNames(
         name="test", first_index=6_000_000, coco="test2017", vqav2="test2015", refcoco="testA", folder="test"
     ),

@@ -1,0 +1,113 @@
+"""What the workers of an evaluation do: read and decode rows, put them through the model, and score what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ray_jobs import evaluation_files as files
+from setok.batch import VisualTokens
+from setok.config import ClusteringConfig
+from setok.data.collate import decode_rows, rows_to_batch
+from setok.data.shards import ShardReader
+from setok.metrics import scoring
+from setok.metrics.running import INDEX
+from setok.models.clustering import cluster_distances, squared_distances
+from setok.predictor import Predictor
+
+RAW_COLOUR = ClusteringConfig.model_validate(
+    {"num_neighbors": 6, "sharpness": 10.0, "stop_mass": 2.0, "stop_scope": 0.03, "max_tokens": 12}
+)
+"""How raw colour is clustered: the setting of the published reference (experiments/RECIPE.md)."""
+_AT_ONCE = 8
+
+
+class Read:
+    """Row numbers to decoded rows, in a Ray Data task."""
+
+    def __init__(self, folder: str, image_size: int) -> None:
+        self.folder, self.image_size = folder, image_size
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        table = ShardReader(self.folder).take(rows[INDEX])
+        return {**decode_rows(table, image_size=self.image_size, with_segments=True), INDEX: rows[INDEX]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaTask:
+    """What every replica must know."""
+
+    path: str
+    device: str
+    mean_image: np.ndarray | None
+    """In [0, 1]; ``None`` leaves references out."""
+    vocabulary: list[str]
+    drawn: frozenset[int]
+    """Row numbers of pictures to show whatever comes out."""
+    num_extremes: int
+    """How many of the best, and of the worst, may be shown."""
+    num_threads: int
+
+
+class Replica:
+    """One copy of the model: decoded rows to rows of figures, with the pictures that may be shown."""
+
+    def __init__(self, task: ReplicaTask) -> None:
+        torch.set_num_threads(task.num_threads)
+        self.task = task
+        self.predictor = Predictor.from_checkpoint(task.path, device=task.device)
+        self.mean_image = None if task.mean_image is None else torch.from_numpy(np.array(task.mean_image))
+        self.sides = scoring.grid_sides(self.predictor.config.model.clustering.max_tokens)
+
+    @torch.inference_mode()
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        index = np.asarray(rows[INDEX])
+        batch = rows_to_batch({name: values for name, values in rows.items() if name != INDEX})
+        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary)
+        visual, pixels = to_cpu(made.tokens), made.pixels.cpu().float()
+        scores = None if made.concept_scores is None else made.concept_scores.cpu()
+        columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)
+        if self.mean_image is not None:
+            columns |= scoring.score_references(batch, self.mean_image, cluster_raw_colour, visual.grid, self.sides)
+        shown = self._candidates(index, columns["psnr"])
+        pictures = [
+            files.pack(batch.pixel_values[i], pixels[i], visual.assignment[i], visual.grid) if i in shown else b""
+            for i in range(len(index))
+        ]
+        return {
+            INDEX: index,
+            scoring.VALID: batch.valid.numpy(),
+            files.ID: np.array(batch.ids, dtype=object),
+            files.CAPTION: np.array(list(rows["caption"]), dtype=object),
+            files.PICTURE: np.array(pictures, dtype=object),
+            **columns,
+        }
+
+    def _candidates(self, index: np.ndarray, psnr: np.ndarray) -> set[int]:
+        """Rows of the batch that may be among the set's best, worst or drawn pictures."""
+        known = [i for i in np.argsort(psnr, kind="stable").tolist() if not np.isnan(psnr[i])]
+        extremes = set(known[: self.task.num_extremes]) | set(known[len(known) - self.task.num_extremes :])
+        return extremes | {i for i, row in enumerate(index.tolist()) if row in self.task.drawn}
+
+
+def to_cpu(visual: VisualTokens) -> VisualTokens:
+    """The same tokens with their tensors on the CPU."""
+    return replace(
+        visual,
+        tokens=visual.tokens.cpu(),
+        mask=visual.mask.cpu(),
+        assignment=visual.assignment.cpu(),
+        scores=visual.scores.cpu(),
+        features=visual.features.cpu(),
+    )
+
+
+def cluster_raw_colour(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Clusters of patches by raw colour, not brought to unit length: a ``setok.metrics.references.ClusterFunction``."""
+    parts = features.split(_AT_ONCE)
+    return torch.cat([cluster_distances(squared_distances(part), RAW_COLOUR).assignment for part in parts])
