@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from golden.first_losses import CASES, FILE, STEPS, first_losses
 
 
