@@ -45,7 +45,7 @@ def _deterministic() -> Iterator[None]:
     np.random.seed(SEED)  # noqa: NPY002 - libraries draw from the global one
     torch.manual_seed(SEED)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)  # two fight with whatever else runs on a small machine
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
