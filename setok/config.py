@@ -64,7 +64,7 @@ class EncoderConfig(Section):
 class ClusteringConfig(Section):
     """How patches are grouped into tokens; see setok/models/clustering.
 
-    A setting that the method does not use is an error, so that a run never seems to depend on it.
+    A threshold or number that the method does not use is an error, so that a run never seems to depend on it.
     """
 
     method: Literal["stick_breaking", "dpc_knn", "cosine_graph", "grid", "kmeans", "resampler"] = "stick_breaking"
@@ -135,11 +135,9 @@ _CLUSTERING_KNOBS = {
     "similarity_threshold": ("cosine_graph",),
     "num_clusters": ("dpc_knn", "grid", "kmeans", "resampler"),
     "num_iterations": ("kmeans",),
-    "sharpness": ("stick_breaking",),
-    "stop_mass": ("stick_breaking",),
-    "stop_scope": ("stick_breaking",),
 }
-"""Which methods use a setting; those not named here belong to all."""
+"""Which methods use a setting. Those that presets tune for ``stick_breaking`` are not here: ``--set
+model.clustering.method=kmeans`` must work on any preset, so that tokenizers can be swapped and compared."""
 
 
 class MergerConfig(Section):

@@ -266,7 +266,7 @@ def test_masked_dpc_knn_equals_chat_univi(golden) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     ("settings_", "message", "remedy"),
     [
-        ({"method": "grid", "sharpness": 4.0}, "sharpness=4.0 has no part in .*method=grid", "sharpness=null"),
+        ({"num_clusters": 4}, "num_clusters=4 has no part in .*method=stick_breaking", "num_clusters=null"),
         ({"similarity_threshold": 0.5}, "similarity_threshold=0.5 has no part", "cosine_graph"),
         ({"method": "dpc_knn", "num_iterations": 3}, "num_iterations=3", "kmeans"),
         ({"method": "kmeans", "num_clusters": 2, "min_tokens": 3}, "num_clusters=2 is below", "min_tokens=2"),

@@ -75,8 +75,24 @@ def _density(
     n = distances.shape[-1]
     first = 0 if include_self else 1
     k = max(1, min(num_neighbors, n - first))
-    nearest = distances.topk(min(k + first, n), largest=False).values[..., first:]
+    nearest = smallest(distances, min(k + first, n))[..., first:]
     found = torch.isfinite(nearest)
     nearest = torch.where(found, nearest if squared else nearest.square(), 0.0)
     mean = nearest.sum(-1) / found.sum(-1).clamp_min(1)
     return torch.exp(-mean)
+
+
+def smallest(x: Float[Tensor, "batch n n"], k: int) -> Float[Tensor, "batch n k"]:
+    """The ``k`` smallest values of every row, rising.
+
+    They lie in the ``k`` groups of columns with the smallest minima, so only those are searched: on CPU that takes half the
+    time of ``topk``, where rows are shorter than 64·k and it would sort them in part.
+    """
+    n = x.shape[-1]
+    size = next((s for s in (8, 9, 7, 10, 6, 5) if n % s == 0 and n // s >= 2 * k), None)
+    if size is None or n >= 64 * k or x.device.type != "cpu":
+        return x.topk(k, largest=False).values
+    groups = x.unflatten(-1, (size, n // size))
+    chosen = groups.amin(-2).topk(k, largest=False, sorted=False).indices
+    candidates = groups.gather(-1, chosen.unsqueeze(-2).expand(-1, -1, size, -1))
+    return candidates.flatten(-2).topk(k, largest=False).values
