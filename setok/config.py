@@ -62,21 +62,30 @@ class EncoderConfig(Section):
 
 
 class ClusteringConfig(Section):
-    """How patches are grouped into tokens (Density Peaks, Rodriguez & Laio 2014; see setok/models/clustering.py)."""
+    """How patches are grouped into tokens; see setok/models/clustering.
 
-    method: Literal["stick_breaking", "dpc_knn"] = "stick_breaking"
+    A threshold or number that the method does not use is an error, so that a run never seems to depend on it.
+    """
+
+    method: Literal["stick_breaking", "dpc_knn", "cosine_graph", "grid", "kmeans", "resampler"] = "stick_breaking"
+    """The first three let the picture decide the number of tokens; the others always make ``num_tokens``."""
     assignment: Literal["soft", "hard"] = "soft"
     """``soft``: a token is the mask-weighted mean of its patches; ``hard``: the mean of the patches it wins."""
     feature_dim: int | None = Field(None, ge=2)
     """Width of a learned projection that is clustered in place of the encoder's features; ``null`` clusters those."""
     num_neighbors: int = Field(6, ge=1)
-    """Neighbours in the local density."""
+    """``stick_breaking``, ``dpc_knn``, ``kmeans``: neighbours in the local density."""
     score_threshold: float = Field(0.2, ge=0.0)
     """``dpc_knn``: patches whose score exceeds this become centres."""
     relative_threshold: bool = True
     """``dpc_knn``: read ``score_threshold`` as a share of the image's best score."""
+    similarity_threshold: float = Field(0.7, ge=-1.0, lt=1.0)
+    """``cosine_graph``: θ, patches of a higher cosine similarity are linked."""
     num_clusters: int | None = Field(None, ge=1)
-    """``dpc_knn``: take exactly this many best-scored centres and ignore the threshold."""
+    """``dpc_knn``: take exactly this many best-scored centres and ignore the threshold; ``grid``, ``kmeans``,
+    ``resampler``: number of tokens, ``null`` for ``max_tokens``."""
+    num_iterations: int = Field(10, ge=0)
+    """``kmeans``: how often the centres are recomputed."""
     sharpness: float | None = Field(None, gt=0.0)
     """``stick_breaking``: c of φ(u,v)=exp(−‖u−v‖²·c·ln 2); ``null`` means ``max_tokens``, as GENESIS-V2 does."""
     stop_mass: float = Field(2.0, ge=0.0)
@@ -85,6 +94,11 @@ class ClusteringConfig(Section):
     """``stick_breaking``: stop when less than this share of the image is left unexplained."""
     min_tokens: int = Field(1, ge=1)
     max_tokens: int = Field(12, ge=1)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of every image, for methods that make a fixed number; otherwise the most there can be."""
+        return self.num_clusters or self.max_tokens
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusteringConfig:
@@ -98,7 +112,32 @@ class ClusteringConfig(Section):
                 f"clustering.num_clusters={self.num_clusters} is above clustering.max_tokens={self.max_tokens}",
                 f"set clustering.max_tokens={self.num_clusters}",
             )
+        if self.num_clusters is not None and self.num_clusters < self.min_tokens:
+            raise ConfigError(
+                f"clustering.num_clusters={self.num_clusters} is below clustering.min_tokens={self.min_tokens}",
+                f"set clustering.min_tokens={self.num_clusters}",
+            )
+        for key, methods in _CLUSTERING_KNOBS.items():
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default and self.method not in methods:
+                raise ConfigError(
+                    f"clustering.{key}={value} has no part in clustering.method={self.method}",
+                    f"set clustering.{key}={'null' if default is None else default} or leave it out;"
+                    f" it belongs to {', '.join(methods)}",
+                )
         return self
+
+
+_CLUSTERING_KNOBS = {
+    "num_neighbors": ("stick_breaking", "dpc_knn", "kmeans"),
+    "score_threshold": ("dpc_knn",),
+    "relative_threshold": ("dpc_knn",),
+    "similarity_threshold": ("cosine_graph",),
+    "num_clusters": ("dpc_knn", "grid", "kmeans", "resampler"),
+    "num_iterations": ("kmeans",),
+}
+"""Which methods use a setting. Those that presets tune for ``stick_breaking`` are not here: ``--set
+model.clustering.method=kmeans`` must work on any preset, so that tokenizers can be swapped and compared."""
 
 
 class MergerConfig(Section):

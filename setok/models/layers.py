@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from setok.models.packing import Packing, attend_inside
+
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "patches width"]:
     """Fixed 2-D sine-cosine positions of a grid of patches, in rows (Vaswani et al. 2017, one half per axis).
@@ -41,8 +43,14 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch queries width"],
         y: Float[Tensor, "batch keys width"],
-        mask: Bool[Tensor, "batch #queries keys"] | None = None,
+        mask: Bool[Tensor, "batch #queries keys"] | Packing | None = None,
     ) -> Float[Tensor, "batch queries width"]:
+        """A ``Packing`` keeps attention inside clusters; ``x`` is then ``y``, sorted by cluster."""
+        if isinstance(mask, Packing):
+            qkv = torch.cat([self.query(x), self.key_value(y)], dim=-1)
+            qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
+            attended = attend_inside(qkv.float() if x.device.type == "cpu" else qkv, mask)
+            return self.output(rearrange(attended, "b n h d -> b n (h d)"))
         q = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.key_value(y), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         if x.device.type == "cpu":
@@ -67,7 +75,7 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(width, mlp_ratio)
 
     def forward(
-        self, x: Float[Tensor, "batch n width"], mask: Bool[Tensor, "batch #n n"] | None = None
+        self, x: Float[Tensor, "batch n width"], mask: Bool[Tensor, "batch #n n"] | Packing | None = None
     ) -> Float[Tensor, "batch n width"]:
         y = self.norm(x)
         x = x + self.attention(y, y, mask)

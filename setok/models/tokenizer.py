@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from setok.batch import VisualTokens
-from setok.config import ClusteringConfig, MergerConfig, TokenizerConfig
-from setok.models.clustering import Clusters, cluster
+from setok.config import ClusteringConfig, TokenizerConfig
+from setok.errors import ConfigError
+from setok.models.clustering import Clusters, Resampler, cluster
+from setok.models.clustering.interface import require_finite
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
-from setok.models.layers import Block, sincos_positions
+from setok.models.merger import TokenMerger
 
 
 class ClusteringHead(nn.Module):
@@ -23,49 +25,44 @@ class ClusteringHead(nn.Module):
         self.config = config
         self.width = config.feature_dim or width
         self.project = nn.Linear(width, config.feature_dim) if config.feature_dim else nn.Identity()
-
-    def forward(
-        self, features: Float[Tensor, "batch patches width"], config: ClusteringConfig | None = None
-    ) -> tuple[Clusters, Float[Tensor, "batch patches feature"]]:
-        """Clusters, and the unit-length features they were made from; ``config`` replaces the trained setting."""
-        with torch.autocast(features.device.type, enabled=False):
-            projected = nn.functional.normalize(self.project(features.float()), dim=-1)
-            return cluster(projected, config or self.config), projected
-
-
-class TokenMerger(nn.Module):
-    """Patches of a cluster talk to each other, are averaged into one token, and tokens talk to each other."""
-
-    def __init__(self, config: MergerConfig, width: int, token_width: int) -> None:
-        super().__init__()
-        self.position = config.position
-        self.width = token_width
-        self.enter = nn.Linear(width, token_width) if width != token_width else nn.Identity()
-        heads, ratio = config.num_heads, config.mlp_ratio
-        self.intra = nn.ModuleList(Block(token_width, heads, ratio) for _ in range(config.intra_layers))
-        self.inter = nn.ModuleList(Block(token_width, heads, ratio) for _ in range(config.inter_layers))
-        self.norm = nn.LayerNorm(token_width)
+        self.resampler = Resampler(config.num_tokens, self.width) if config.method == "resampler" else None
 
     def forward(
         self,
         features: Float[Tensor, "batch patches width"],
-        assignment: Int[Tensor, "batch patches"],
-        weights: Float[Tensor, "batch clusters patches"],
-        mask: Bool[Tensor, "batch clusters"],
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "batch clusters token_width"]:
-        """One token per cluster; rows of padding clusters carry no meaning."""
-        x = self.enter(features)
-        if self.position:
-            x = x + sincos_positions(grid, self.width).to(x)
-        same_cluster = assignment.unsqueeze(1) == assignment.unsqueeze(2)
-        for block in self.intra:
-            x = block(x, same_cluster)
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = weights @ x.float()
-        for block in self.inter:
-            tokens = block(tokens, mask.unsqueeze(1))
-        return self.norm(tokens.float())
+        config: ClusteringConfig | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
+    ) -> tuple[Clusters, Float[Tensor, "batch patches feature"]]:
+        """Clusters, and the unit-length features they were made from.
+
+        Args:
+            features: of the encoder.
+            config: replaces the trained setting, for example another threshold, budget or method.
+            grid: rows and columns of patches.
+            patch_mask: True for real patches.
+
+        Raises:
+            ConfigError: a resampler that was not trained, or more queries than it has.
+            TrainingError: a feature is not finite.
+        """
+        setting = config or self.config
+        if patch_mask is not None:
+            features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        with torch.autocast(features.device.type, enabled=False):
+            projected = nn.functional.normalize(self.project(features.float()), dim=-1)
+            if setting.method != "resampler":
+                return cluster(projected, setting, grid=grid, patch_mask=patch_mask), projected
+            queries = 0 if self.resampler is None else len(self.resampler.queries)
+            if self.resampler is None or setting.num_tokens > queries:
+                raise ConfigError(
+                    f"clustering.method=resampler is asked for {setting.num_tokens} tokens, and the model has {queries} queries",
+                    f"ask for at most {queries}, or train a model with clustering.method=resampler"
+                    f" and clustering.max_tokens={setting.max_tokens}",
+                )
+            require_finite(projected)
+            return self.resampler(projected, setting.num_tokens, patch_mask), projected
 
 
 class SeTok(nn.Module):
@@ -90,9 +87,10 @@ class SeTok(nn.Module):
         """
         features = self.encoder(pixel_values)
         grid = self.encoder.grid(*pixel_values.shape[-2:])
-        clusters, clustered = self.clustering(features, clustering)
+        clusters, clustered = self.clustering(features, clustering, grid=grid)
         setting = clustering or self.config.clustering
-        weights = clusters.pooling_weights(setting.assignment)
+        by_mean = setting.assignment == "hard" and clusters.weights is None
+        weights = None if by_mean else clusters.pooling_weights(setting.assignment)
         tokens = self.merger(features, clusters.assignment, weights, clusters.mask, grid)
         return VisualTokens(
             tokens=tokens,

@@ -19,7 +19,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok.predictor",),
     (
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.dataset", "ray_jobs.engine", "ray_jobs.loop", "ray_jobs.worker"),
-        *("ray_jobs.tracking", "ray_jobs.progress", "ray_jobs.failure", "ray_jobs.charts", "ray_jobs.evaluation_files"),
+        *(
+            "ray_jobs.tracking",
+            "ray_jobs.benchmark_loop",
+            "ray_jobs.progress",
+            "ray_jobs.failure",
+            "ray_jobs.charts",
+            "ray_jobs.evaluation_files",
+        ),
         *("ray_jobs.evaluation_replica", "ray_jobs.report", "ray_jobs.report_data", "ray_jobs.report_gallery"),
         *("ray_jobs.report_rows", "ray_jobs.report_run", "ray_jobs.report_style"),
     ),
