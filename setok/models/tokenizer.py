@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from setok.batch import VisualTokens
 from setok.config import ClusteringConfig, MergerConfig, TokenizerConfig
+from setok.errors import ConfigError, DataError
 from setok.models.clustering import Clusters, cluster
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
-from setok.models.layers import Block, sincos_positions
+from setok.models.layers import Block, enable_checkpointing, sincos_positions
 
 
 class ClusteringHead(nn.Module):
@@ -29,7 +30,10 @@ class ClusteringHead(nn.Module):
     ) -> tuple[Clusters, Float[Tensor, "batch patches feature"]]:
         """Clusters, and the unit-length features they were made from; ``config`` replaces the trained setting."""
         with torch.autocast(features.device.type, enabled=False):
-            projected = nn.functional.normalize(self.project(features.float()), dim=-1)
+            project = self.project
+            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
+                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
+            projected = nn.functional.normalize(features.float(), dim=-1)
             return cluster(projected, config or self.config), projected
 
 
@@ -62,19 +66,24 @@ class TokenMerger(nn.Module):
         for block in self.intra:
             x = block(x, same_cluster)
         with torch.autocast(x.device.type, enabled=False):
-            tokens = weights @ x.float()
+            tokens = (weights @ x.float()).to(self.norm.weight.dtype)
         for block in self.inter:
             tokens = block(tokens, mask.unsqueeze(1))
-        return self.norm(tokens.float())
+        return self.norm(tokens.to(self.norm.weight.dtype))
 
 
 class SeTok(nn.Module):
     """The tokenizer: encoder → clustering → merger → tokens → detokenizer → pixels."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, *, pretrained: bool = True) -> None:
+        """Build it; ``pretrained=False`` leaves a pretrained encoder without its weights, for those that come after."""
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = build_encoder(config.encoder, pretrained=pretrained)
+        try:
+            self.encoder.grid(config.image_size, config.image_size)
+        except DataError as error:
+            raise ConfigError(f"image_size={config.image_size}: {error.problem}", error.remedy) from error
         self.clustering = ClusteringHead(config.clustering, self.encoder.width)
         self.merger = TokenMerger(config.merger, self.encoder.width, config.detokenizer.width)
         self.detokenizer = Detokenizer(config.detokenizer)
@@ -88,7 +97,15 @@ class SeTok(nn.Module):
             pixel_values: uint8 pictures.
             clustering: replaces the trained clustering settings, for example another threshold or token budget.
         """
-        features = self.encoder(pixel_values)
+        return self.tokenize_features(self.encoder(pixel_values), pixel_values, clustering)
+
+    def tokenize_features(
+        self,
+        features: Float[Tensor, "batch patches encoder_width"],
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        clustering: ClusteringConfig | None = None,
+    ) -> VisualTokens:
+        """``tokenize`` where the encoder's features of the pictures are there already."""
         grid = self.encoder.grid(*pixel_values.shape[-2:])
         clusters, clustered = self.clustering(features, clustering)
         setting = clustering or self.config.clustering
@@ -104,10 +121,28 @@ class SeTok(nn.Module):
         )
 
     def detokenize(
-        self, tokens: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"], size: tuple[int, int]
+        self,
+        tokens: Float[Tensor, "batch tokens token_width"],
+        mask: Bool[Tensor, "batch tokens"],
+        size: tuple[int, int],
     ) -> Float[Tensor, "batch 3 height width"]:
         """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width)."""
         return self.detokenizer(tokens, mask, size).pixels
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Compute activations again in the backward pass, while in training mode, and do not keep them."""
+        enable_checkpointing(self)
+        self.encoder.gradient_checkpointing_enable()
+
+    @torch.no_grad()
+    def reconstruct(
+        self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        """What is left of pictures when they go through their tokens; ``clustering`` as in ``tokenize``."""
+        visual = self.tokenize(pixel_values, clustering)
+        size = (pixel_values.shape[-2], pixel_values.shape[-1])
+        pixels = self.detokenize(visual.tokens, visual.mask, size)
+        return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def forward(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"]
