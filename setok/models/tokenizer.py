@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, UInt8
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from setok.batch import VisualTokens
 from setok.config import ClusteringConfig, MergerConfig, TokenizerConfig
 from setok.errors import ConfigError, DataError
+from setok.models import pretrained as pretrained_files
 from setok.models.clustering import Clusters, cluster
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
@@ -87,6 +90,29 @@ class SeTok(nn.Module):
         self.clustering = ClusteringHead(config.clustering, self.encoder.width)
         self.merger = TokenMerger(config.merger, self.encoder.width, config.detokenizer.width)
         self.detokenizer = Detokenizer(config.detokenizer)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> SeTok:
+        """A tokenizer that ``save_pretrained`` or ``setok.export.export_tokenizer`` wrote, in evaluation mode on the CPU.
+
+        Args:
+            path: its folder, or a hub id.
+            dtype: of the weights, whatever they are stored in.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged or of another version.
+        """
+        folder = pretrained_files.local_folder(path)
+        model = cls(pretrained_files.read_config(folder), pretrained=False)
+        pretrained_files.read_weights(folder, model)
+        return model.to(dtype).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors, preprocessor_config.json, and the architecture of a pretrained encoder."""
+        folder = Path(folder)
+        pretrained_files.write(folder, self.config, self, self.encoder.layer)
+        pretrained_files.write_preprocessor(folder, self.config, self.encoder.patch_size)
+        self.encoder.save_architecture(folder / pretrained_files.ENCODER)
 
     def tokenize(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None

@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok", "setok.errors", "setok.config"),
     ("setok.batch", "setok.collectives"),
     ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.drawing"),
-    ("setok.stages", "setok.checkpoint", "setok.summary"),
+    ("setok.stages", "setok.checkpoint", "setok.summary", "setok.export"),
     ("setok.predictor",),
     (
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.dataset", "ray_jobs.engine", "ray_jobs.loop", "ray_jobs.worker"),
