@@ -13,7 +13,9 @@ from setok.config import EncoderConfig, TokenizerConfig
 from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.encoder import build_encoder
 from setok.models.tokenizer import SeTok
+from setok.summary import describe
 from tests.towers import DEPTH, FAMILIES, PATCH, save_tower
+from tests.unit.test_models import tiny
 
 
 def pictures(height: int, width: int, batch: int = 2) -> torch.Tensor:
@@ -194,3 +196,14 @@ def test_a_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
         build_encoder(EncoderConfig(kind="timm", path="vit_base_patch16_224"))
     with pytest.raises(ConfigError, match=r"encoder.kind=timm needs encoder.path"):
         EncoderConfig(kind="timm")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_on_a_tower_is_described_without_its_weights(tmp_path: Path, family: str) -> None:
+    """What --dry-run shows."""
+    save_tower(family, tmp_path)
+    model = {"image_size": 32, "encoder": config(tmp_path).model_dump(), "detokenizer": {"width": 48}}
+    parts = {part.name: part for part in describe(tiny(model=model, loss={"distillation": 1.0}))}
+    size = sum(p.numel() for p in build_encoder(config(tmp_path)).parameters() if p.requires_grad)
+    assert parts["encoder"].trainable == size
+    assert parts["teacher"].trainable == 0 and parts["teacher"].parameters >= size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from setok.config import EncoderConfig
 from setok.models.encoder.base import VisionEncoder
 from setok.models.encoder.huggingface import HuggingFaceEncoder
@@ -17,12 +19,14 @@ def build_encoder(
     """The encoder that ``config`` describes.
 
     Args:
-        pretrained: read the tower's weights; without, ``config.path`` needs to hold its architecture only.
+        pretrained: read the tower's weights; without, ``config.path`` needs to hold its architecture only. On the meta
+            device, where a model is only counted, they are not read.
 
     Raises:
         CheckpointError: there is no such tower.
         ConfigError: it has no such layer, or timm is needed and missing.
     """
+    pretrained = pretrained and torch.get_default_device().type != "meta"
     if config.kind == "vit":
         return ScratchEncoder(config)
     if config.kind == "huggingface":
