@@ -145,10 +145,11 @@ def to_pixels(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
         DataError: it is none.
     """
     if isinstance(picture, (str, Path)):
+        path = Path(picture)
         try:
-            picture = Path(picture).read_bytes()
+            picture = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{picture} cannot be read: {error.strerror}", "give the path of a picture") from error
+            raise DataError(f"{path} cannot be read: {error.strerror}", "give the path of a picture") from error
     if isinstance(picture, bytes):
         return decode_image(picture)
     if isinstance(picture, Image.Image):

@@ -53,7 +53,7 @@ class HuggingFaceEncoder(nn.Module):
         ):  # DINOv3's, random in training
             if hasattr(vision, augmentation):
                 setattr(vision, augmentation, None)
-        self.tower = _load_tower(config.path, vision, pretrained=pretrained)
+        self.tower: Any = _load_tower(config.path, vision, pretrained=pretrained)
         if self.layer is not None or vision.model_type == "clip_vision_model":  # CLIP's is for its class token only
             for name in _FINAL_NORMS:
                 if hasattr(self.tower, name):
@@ -142,7 +142,7 @@ def _read_vision_config(path: str) -> Any:
     return vision
 
 
-def _load_tower(path: str, vision: Any, *, pretrained: bool) -> nn.Module:
+def _load_tower(path: str, vision: Any, *, pretrained: bool) -> Any:
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
@@ -165,7 +165,7 @@ def _load_tower(path: str, vision: Any, *, pretrained: bool) -> nn.Module:
     return tower
 
 
-def not_loadable(path: str, error: Exception) -> CheckpointError:
+def not_loadable(path: str, error: Exception, *, hub_id: str | None = None) -> CheckpointError:
     """Why a tower cannot be loaded: a folder without one, or a hub that does not give it."""
     if Path(path).exists():
         return CheckpointError(
@@ -174,7 +174,7 @@ def not_loadable(path: str, error: Exception) -> CheckpointError:
         )
     return CheckpointError(
         f"encoder.path={path!r} is no local folder, and could not be had from the hub: {error}",
-        f"check the name; without a network, run `hf download {path} --local-dir FOLDER` where there is one and set"
+        f"check the name; without a network, run `hf download {hub_id or path} --local-dir FOLDER` where there is one and set"
         " encoder.path to the local path",
     )
 

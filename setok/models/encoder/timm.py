@@ -24,10 +24,10 @@ class TimmEncoder(nn.Module):
         timm = _import_timm()
         name = f"local-dir:{config.path}" if Path(config.path).is_dir() else config.path
         try:
-            self.tower = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+            self.tower: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             # TypeError: the model does not know dynamic_img_size, so it is no transformer on plain patches.
-            raise not_loadable(config.path, error) from error
+            raise not_loadable(config.path, error, hub_id=f"timm/{config.path}") from error
         if not hasattr(self.tower, "num_prefix_tokens") or not hasattr(self.tower, "forward_intermediates"):
             raise ConfigError(
                 f"encoder.path={config.path!r} is a {type(self.tower).__name__}, which gives no grid of patch tokens",
@@ -85,7 +85,7 @@ def _import_timm() -> Any:
     return timm
 
 
-def _architecture(tower: nn.Module, path: str) -> dict[str, Any]:
+def _architecture(tower: Any, path: str) -> dict[str, Any]:
     """The config.json of timm for a tower: that of its folder, or its name and normalisation."""
     stored = Path(path) / "config.json"
     if stored.is_file():
