@@ -27,7 +27,7 @@ from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
 from setok.errors import CheckpointError, DataError, TrainingError
 from setok.optim import learning_rate_factor
-from setok.stages import Stage, build_stage
+from setok.stages import Stage, build_stage, load_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,8 @@ def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tup
     engines = {}
     for name, module in stage.modules.items():
         if source is not None and (start or checkpoint.holds(source, name)):
-            checkpoint.load_model(source, module, name)
+            load = checkpoint.load_model if start else load_initial_weights
+            load(source, module, name)
         module.to(worker.device).train()
     for name, module in stage.modules.items():
         engines[name] = build_engine(name, module, stage.optimizer(name), config, worker.device)

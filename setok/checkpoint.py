@@ -279,12 +279,13 @@ class OptimizerState(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def load_model(path: Path, module: nn.Module, prefix: str) -> None:
+def load_model(path: Path, module: nn.Module, prefix: str, *, skip: str | None = None) -> None:
     """Copy a checkpoint's weights into a module; names and shapes must be exactly those of the module.
 
     Args:
         path: a checkpoint folder, verified by the caller (``resolve`` or ``newest_good``).
         prefix: name of the module in the checkpoint, such as ``model`` or ``model.tokenizer``.
+        skip: names that start with this are passed over in the checkpoint, and stay as they are in the module.
 
     Raises:
         CheckpointError: the checkpoint is of another model; says which keys differ.
@@ -293,9 +294,13 @@ def load_model(path: Path, module: nn.Module, prefix: str) -> None:
     try:
         with safe_open(path / MODEL, framework="pt") as stored:
             names = {key.removeprefix(prefix): key for key in stored.keys() if key.startswith(prefix)}
+            kept = {k: v for k, v in module.state_dict().items() if skip is not None and k.startswith(skip)}
+            names = {name: key for name, key in names.items() if skip is None or not name.startswith(skip)}
             shapes = {name: tuple(stored.get_slice(key).get_shape()) for name, key in names.items()}
-            _check_keys(path, prefix, {k: tuple(v.shape) for k, v in module.state_dict().items()}, shapes)
-            module.load_state_dict({name: stored.get_tensor(key) for name, key in names.items()}, strict=True)
+            wanted = {k: tuple(v.shape) for k, v in module.state_dict().items() if k not in kept}
+            _check_keys(path, prefix, wanted, shapes)
+            weights = {name: stored.get_tensor(key) for name, key in names.items()}
+            module.load_state_dict(weights | kept, strict=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path / MODEL} cannot be read: {error}", "use another checkpoint") from error
 

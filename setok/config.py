@@ -35,12 +35,13 @@ class Section(BaseModel):
 class EncoderConfig(Section):
     """The vision encoder: pixels to patch features."""
 
-    kind: Literal["vit", "huggingface"] = "vit"
-    """``vit`` is trained from scratch; ``huggingface`` loads any vision tower that transformers knows."""
+    kind: Literal["vit", "huggingface", "timm"] = "vit"
+    """``vit`` is trained from scratch; ``huggingface`` loads a vision tower of transformers (SigLIP, SigLIP2, CLIP,
+    DINOv2, DINOv3), ``timm`` a vision transformer of timm."""
     path: str | None = None
-    """Local folder or hub id of the tower, for ``huggingface``."""
+    """Local folder or hub id of the tower (``huggingface``), local folder or model name (``timm``)."""
     layer: int = -1
-    """Which hidden layer gives the features: 0 is the embedding, -1 the last one (normalised)."""
+    """Which hidden layer gives the features: 0 is the embedding, -1 the last one (normalised), -2 the one before it."""
     patch_size: int = Field(4, ge=1)
     width: int = Field(96, ge=8)
     depth: int = Field(1, ge=0)
@@ -48,10 +49,11 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> EncoderConfig:
-        if self.kind == "huggingface" and not self.path:
+        if self.kind != "vit" and not self.path:
             raise ConfigError(
-                "encoder.kind=huggingface needs encoder.path, and it is empty",
-                "set it to a local folder with config.json and weights, or to a hub id",
+                f"encoder.kind={self.kind} needs encoder.path, and it is empty",
+                "set it to a local folder with config.json and weights, or to a hub id"
+                + (" or model name of timm" if self.kind == "timm" else ""),
             )
         if self.kind == "vit" and self.width % self.num_heads:
             raise ConfigError(
@@ -241,6 +243,8 @@ class TokenizerLossConfig(Section):
     adversarial: float = Field(0.0, ge=0.0)
     adversarial_start_step: int = Field(0, ge=0)
     adversarial_adaptive: bool = True
+    distillation: float = Field(0.0, ge=0.0)
+    """Keeps an encoder that is trained near what it was: 1 − cosine to the features of a frozen copy of it."""
 
 
 # ---------------------------------------------------------------- data
@@ -315,6 +319,8 @@ class TrainSection(Section):
     """Samples that one worker puts through the model at once."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: matrix products in bfloat16 (autocast); weights and optimizer stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
     deterministic: bool = False
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
@@ -434,6 +440,11 @@ class TrainConfig(Job):
             raise ConfigError(
                 f"optim.kind=muon needs whole matrices, and deepspeed.zero_stage={self.deepspeed.zero_stage} cuts them up",
                 "set deepspeed.zero_stage=0, or optim.kind=adamw",
+            )
+        if self.loss.distillation and self.optim.learning_rate_scale.get("encoder") == 0:
+            raise ConfigError(
+                f"loss.distillation={self.loss.distillation:g} keeps an encoder near what it was that is frozen anyway",
+                "set loss.distillation=0, or optim.learning_rate_scale.encoder to a small factor such as 0.1",
             )
         parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
         for part in self.optim.learning_rate_scale:

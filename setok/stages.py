@@ -7,6 +7,7 @@ module its turn over them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext
+from setok.checkpoint import load_model
 from setok.collectives import all_gather_rows, all_reduce_sum
 from setok.config import TrainConfig
 from setok.losses import (
@@ -26,9 +28,13 @@ from setok.losses import (
 from setok.models.concepts import build_concept_encoder, phrase_ids
 from setok.models.detokenizer import Painting
 from setok.models.discriminator import Discriminator
+from setok.models.distillation import FeatureTeacher
 from setok.models.layers import Block, CrossBlock
 from setok.models.tokenizer import SeTok, patchify
 from setok.optim import build_optimizer
+
+TEACHER = "teacher."
+"""Names of the weights of the frozen copy that distillation keeps to."""
 
 
 class Stage(Protocol):
@@ -65,6 +71,10 @@ class TokenizerTask(nn.Module):
             # A readout that starts small leaves it to the features to spread out; one of ordinary size reads colour from
             # small differences, and what is left of the unit sphere fills with position (full ARI 0.39 against 0.85).
             nn.init.normal_(self.feature_target.weight, std=0.01)
+        if self.loss.distillation:
+            self.teacher = FeatureTeacher(self.tokenizer.encoder)
+        if config.train.gradient_checkpointing:
+            self.tokenizer.gradient_checkpointing_enable()
         # In a tuple, so that it is not registered: the discriminator learns in a turn of its own.
         self.critic: tuple[Discriminator, ...] = ()
         _freeze(self, config)
@@ -72,7 +82,9 @@ class TokenizerTask(nn.Module):
     def forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
         """This micro-batch's share of the global mean loss."""
         with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
-            visual = self.tokenizer.tokenize(batch.pixel_values)
+            encoded = self.tokenizer.encoder(batch.pixel_values)
+            visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values)
+            strayed = self.teacher(batch.pixel_values, encoded) if self.loss.distillation else None
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
             painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size)
         target = batch.pixel_values.float() / 255
@@ -93,10 +105,16 @@ class TokenizerTask(nn.Module):
             parts["feature_target"] = share(
                 self._feature_target(visual.features, target, visual.grid), context.num_images
             )
+        if strayed is not None:
+            parts["distillation"] = share(strayed, context.num_images)
         reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
         total = reconstruction + sum(
             weight * parts[name]
-            for name, weight in (("contrast", self.loss.contrast), ("feature_target", self.loss.feature_target))
+            for name, weight in (
+                ("contrast", self.loss.contrast),
+                ("feature_target", self.loss.feature_target),
+                ("distillation", self.loss.distillation),
+            )
             if name in parts
         )
         if self.critic and context.step >= self.loss.adversarial_start_step:
@@ -171,7 +189,8 @@ class TokenizerStage:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.concepts = build_concept_encoder(config.concepts)
+        with torch.device("cpu"):  # also where the model is only counted, on the meta device: its width comes from a run
+            self.concepts = build_concept_encoder(config.concepts)
         model = TokenizerTask(config, self.concepts.dim)
         self.modules: dict[str, nn.Module] = {"model": model}
         if config.loss.adversarial:
@@ -229,6 +248,17 @@ class TokenizerStage:
 def build_stage(config: TrainConfig) -> Stage:
     """The stage that ``config`` describes, with freshly initialised (or pretrained) modules."""
     return TokenizerStage(config)
+
+
+def load_initial_weights(source: Path, module: nn.Module, name: str) -> None:
+    """A new run's weights from another run's checkpoint; the copy that distillation keeps to is one of these weights.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model.
+    """
+    load_model(source, module, name, skip=TEACHER)
+    if isinstance(module, TokenizerTask) and module.loss.distillation:
+        module.teacher.follow(module.tokenizer.encoder)
 
 
 def block_matrices(module: nn.Module) -> frozenset[str]:

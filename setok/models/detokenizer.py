@@ -45,6 +45,7 @@ class Detokenizer(nn.Module):
         """Paint pictures of ``size`` (height, width) pixels; padding tokens (mask False) are not looked at."""
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
         x = (self.query + sincos_positions((rows, columns), self.width).to(self.query)).expand(len(tokens), -1, -1)
+        tokens = tokens.to(self.query.dtype)
         for block in self.blocks:
             x = block(x, tokens, mask.unsqueeze(1))
         hidden = self.norm(x)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from setok.models.packing import Packing, attend_inside
 
@@ -56,7 +59,7 @@ class Attention(nn.Module):
         if x.device.type == "cpu":
             q, k, v = q.float(), k.float(), v.float()
         attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.unsqueeze(1))
-        return self.output(rearrange(attended, "b h n d -> b n (h d)"))
+        return self.output(rearrange(attended, "b h n d -> b n (h d)").to(x.dtype))
 
 
 def feed_forward(width: int, ratio: float) -> nn.Sequential:
@@ -65,7 +68,25 @@ def feed_forward(width: int, ratio: float) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-class Block(nn.Module):
+class CheckpointedModule(nn.Module):
+    """A module that can forget its activations and compute them again in the backward pass; takes positional arguments."""
+
+    gradient_checkpointing = False
+
+    def __call__(self, *args: Any) -> Any:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False)
+        return super().__call__(*args)
+
+
+def enable_checkpointing(module: nn.Module) -> None:
+    """Switch recomputation on in every block inside ``module``."""
+    for child in module.modules():
+        if isinstance(child, CheckpointedModule):
+            child.gradient_checkpointing = True
+
+
+class Block(CheckpointedModule):
     """Pre-norm transformer block: self-attention, feed-forward."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
@@ -82,7 +103,7 @@ class Block(nn.Module):
         return x + self.feed_forward(x)
 
 
-class CrossBlock(nn.Module):
+class CrossBlock(CheckpointedModule):
     """Cross-attention to tokens, feed-forward, then a self-attention block: one layer of the detokenizer."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:

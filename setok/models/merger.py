@@ -54,9 +54,10 @@ class TokenMerger(nn.Module):
                 tokens = segment_mean(x.float(), packing)
             else:
                 tokens = weights.gather(2, packing.order.unsqueeze(1).expand_as(weights)) @ x.float()
+            tokens = tokens.to(self.norm.weight.dtype)
         for block in self.inter:
             tokens = block(tokens, mask.unsqueeze(1))
-        return self.norm(tokens.float())
+        return self.norm(tokens.to(self.norm.weight.dtype))
 
 
 def segment_mean(x: Float[Tensor, "batch patches width"], packing: Packing) -> Float[Tensor, "batch clusters width"]:

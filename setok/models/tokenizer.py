@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
@@ -9,11 +11,13 @@ from torch import Tensor, nn
 
 from setok.batch import VisualTokens
 from setok.config import ClusteringConfig, TokenizerConfig
-from setok.errors import ConfigError
+from setok.errors import ConfigError, DataError
+from setok.models import pretrained as pretrained_files
 from setok.models.clustering import Clusters, Resampler, cluster
 from setok.models.clustering.interface import require_finite
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
+from setok.models.layers import enable_checkpointing
 from setok.models.merger import TokenMerger
 
 
@@ -51,7 +55,10 @@ class ClusteringHead(nn.Module):
         if patch_mask is not None:
             features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
         with torch.autocast(features.device.type, enabled=False):
-            projected = nn.functional.normalize(self.project(features.float()), dim=-1)
+            project = self.project
+            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
+                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
+            projected = nn.functional.normalize(features.float(), dim=-1)
             if setting.method != "resampler":
                 return cluster(projected, setting, grid=grid, patch_mask=patch_mask), projected
             queries = 0 if self.resampler is None else len(self.resampler.queries)
@@ -68,13 +75,41 @@ class ClusteringHead(nn.Module):
 class SeTok(nn.Module):
     """The tokenizer: encoder → clustering → merger → tokens → detokenizer → pixels."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, *, pretrained: bool = True) -> None:
+        """Build it; ``pretrained=False`` leaves a pretrained encoder without its weights, for those that come after."""
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = build_encoder(config.encoder, pretrained=pretrained)
+        try:
+            self.encoder.grid(config.image_size, config.image_size)
+        except DataError as error:
+            raise ConfigError(f"image_size={config.image_size}: {error.problem}", error.remedy) from error
         self.clustering = ClusteringHead(config.clustering, self.encoder.width)
         self.merger = TokenMerger(config.merger, self.encoder.width, config.detokenizer.width)
         self.detokenizer = Detokenizer(config.detokenizer)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> SeTok:
+        """A tokenizer that ``save_pretrained`` or ``setok.export.export_tokenizer`` wrote, in evaluation mode on the CPU.
+
+        Args:
+            path: its folder, or a hub id.
+            dtype: of the weights, whatever they are stored in.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged or of another version.
+        """
+        folder = pretrained_files.local_folder(path)
+        model = cls(pretrained_files.read_config(folder), pretrained=False)
+        pretrained_files.read_weights(folder, model)
+        return model.to(dtype).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors, preprocessor_config.json, and the architecture of a pretrained encoder."""
+        folder = Path(folder)
+        pretrained_files.write(folder, self.config, self, self.encoder.layer)
+        pretrained_files.write_preprocessor(folder, self.config, self.encoder.patch_size)
+        self.encoder.save_architecture(folder / pretrained_files.ENCODER)
 
     def tokenize(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None
@@ -85,7 +120,15 @@ class SeTok(nn.Module):
             pixel_values: uint8 pictures.
             clustering: replaces the trained clustering settings, for example another threshold or token budget.
         """
-        features = self.encoder(pixel_values)
+        return self.tokenize_features(self.encoder(pixel_values), pixel_values, clustering)
+
+    def tokenize_features(
+        self,
+        features: Float[Tensor, "batch patches encoder_width"],
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        clustering: ClusteringConfig | None = None,
+    ) -> VisualTokens:
+        """``tokenize`` where the encoder's features of the pictures are there already."""
         grid = self.encoder.grid(*pixel_values.shape[-2:])
         clusters, clustered = self.clustering(features, clustering, grid=grid)
         setting = clustering or self.config.clustering
@@ -102,10 +145,28 @@ class SeTok(nn.Module):
         )
 
     def detokenize(
-        self, tokens: Float[Tensor, "batch tokens channels"], mask: Bool[Tensor, "batch tokens"], size: tuple[int, int]
+        self,
+        tokens: Float[Tensor, "batch tokens token_width"],
+        mask: Bool[Tensor, "batch tokens"],
+        size: tuple[int, int],
     ) -> Float[Tensor, "batch 3 height width"]:
         """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width)."""
         return self.detokenizer(tokens, mask, size).pixels
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Compute activations again in the backward pass, while in training mode, and do not keep them."""
+        enable_checkpointing(self)
+        self.encoder.gradient_checkpointing_enable()
+
+    @torch.no_grad()
+    def reconstruct(
+        self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        """What is left of pictures when they go through their tokens; ``clustering`` as in ``tokenize``."""
+        visual = self.tokenize(pixel_values, clustering)
+        size = (pixel_values.shape[-2], pixel_values.shape[-1])
+        pixels = self.detokenize(visual.tokens, visual.mask, size)
+        return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def forward(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"]
