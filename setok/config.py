@@ -192,6 +192,10 @@ class TokenizerLossConfig(Section):
 
     l1: float = Field(1.0, ge=0.0)
     l2: float = Field(1.0, ge=0.0)
+    perceptual: float = Field(0.0, ge=0.0)
+    """LPIPS (Zhang et al. 2018); without ``perceptual_path`` the term is off, and the log says so."""
+    perceptual_path: str | None = None
+    """File or folder with LPIPS's weights, as ``python -m setok.models.perceptual`` writes them."""
     contrast: float = Field(1.0, ge=0.0)
     contrast_temperature: float = Field(0.1, gt=0.0)
     feature_target: float = Field(0.0, ge=0.0)
@@ -395,6 +399,12 @@ class TrainConfig(Job):
             raise ConfigError(
                 f"optim.kind=muon needs whole matrices, and deepspeed.zero_stage={self.deepspeed.zero_stage} cuts them up",
                 "set deepspeed.zero_stage=0, or optim.kind=adamw",
+            )
+        if self.loss.perceptual and self.model.image_size < 16:
+            raise ConfigError(
+                f"loss.perceptual={self.loss.perceptual:g} needs pictures of at least 16 pixels, and"
+                f" model.image_size={self.model.image_size}",
+                "set loss.perceptual=0, or raise model.image_size",
             )
         parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
         for part in self.optim.learning_rate_scale:

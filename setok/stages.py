@@ -6,6 +6,8 @@ module its turn over them.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -27,8 +29,11 @@ from setok.models.concepts import build_concept_encoder, phrase_ids
 from setok.models.detokenizer import Painting
 from setok.models.discriminator import Discriminator
 from setok.models.layers import Block, CrossBlock
+from setok.models.perceptual import Perceptual, load_perceptual
 from setok.models.tokenizer import SeTok, patchify
 from setok.optim import build_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
@@ -67,6 +72,7 @@ class TokenizerTask(nn.Module):
             nn.init.normal_(self.feature_target.weight, std=0.01)
         # In a tuple, so that it is not registered: the discriminator learns in a turn of its own.
         self.critic: tuple[Discriminator, ...] = ()
+        self.perceptual: Perceptual | None = None  # the stage loads it: inference does without
         _freeze(self, config)
 
     def forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
@@ -84,6 +90,10 @@ class TokenizerTask(nn.Module):
             "l1": share(pixel_loss(painting.pixels, target, 1), context.num_images),
             "l2": share(pixel_loss(painting.pixels, target, 2), context.num_images),
         }
+        reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
+        if self.perceptual is not None:
+            parts["perceptual"] = share(self.perceptual(painting.pixels, target), context.num_images)
+            reconstruction = reconstruction + self.loss.perceptual * parts["perceptual"]
         if self.loss.contrast and context.concepts is not None:
             tokens = self.contrast(visual.tokens.float())
             bank, heat = context.concepts, self.loss.contrast_temperature
@@ -93,7 +103,6 @@ class TokenizerTask(nn.Module):
             parts["feature_target"] = share(
                 self._feature_target(visual.features, target, visual.grid), context.num_images
             )
-        reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
         total = reconstruction + sum(
             weight * parts[name]
             for name, weight in (("contrast", self.loss.contrast), ("feature_target", self.loss.feature_target))
@@ -173,6 +182,10 @@ class TokenizerStage:
         self.config = config
         self.concepts = build_concept_encoder(config.concepts)
         model = TokenizerTask(config, self.concepts.dim)
+        if config.loss.perceptual and config.loss.perceptual_path is None:
+            _say_once("loss.perceptual is above 0 and loss.perceptual_path is empty: the perceptual term is off")
+        elif config.loss.perceptual and config.loss.perceptual_path is not None:
+            model.perceptual = load_perceptual(config.loss.perceptual_path)
         self.modules: dict[str, nn.Module] = {"model": model}
         if config.loss.adversarial:
             discriminator = Discriminator(config.discriminator)
@@ -224,6 +237,12 @@ class TokenizerStage:
             plain = optim.model_copy(update={"kind": "adamw", "learning_rate_scale": {}})
             return build_optimizer(module.named_parameters(), plain, learning_rate=optim.discriminator_learning_rate)
         return build_optimizer(module.named_parameters(), optim, matrices=block_matrices(module))
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Log a warning the first time only: a run builds its stage to be described, and again to be trained."""
+    logger.warning(message)
 
 
 def build_stage(config: TrainConfig) -> Stage:

@@ -104,7 +104,7 @@ class SeTok(nn.Module):
         )
 
     def detokenize(
-        self, tokens: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"], size: tuple[int, int]
+        self, tokens: Float[Tensor, "batch tokens channels"], mask: Bool[Tensor, "batch tokens"], size: tuple[int, int]
     ) -> Float[Tensor, "batch 3 height width"]:
         """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width)."""
         return self.detokenizer(tokens, mask, size).pixels
