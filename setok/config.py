@@ -280,6 +280,8 @@ class TrainSection(Section):
     """Samples that one worker puts through the model at once."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: matrix products in bfloat16 (autocast); weights and optimizer stay fp32."""
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay of a running average of the weights, such as 0.999, which evaluation and inference then use; 0 keeps none."""
     deterministic: bool = False
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
@@ -400,6 +402,11 @@ class TrainConfig(Job):
                 f"optim.kind=muon needs whole matrices, and deepspeed.zero_stage={self.deepspeed.zero_stage} cuts them up",
                 "set deepspeed.zero_stage=0, or optim.kind=adamw",
             )
+        if self.train.ema_decay and shards and self.deepspeed.zero_stage == 3:
+            raise ConfigError(
+                f"train.ema_decay={self.train.ema_decay:g} needs whole weights, and deepspeed.zero_stage=3 cuts them up",
+                "set deepspeed.zero_stage=2, or train.ema_decay=0",
+            )
         if self.loss.perceptual and self.model.image_size < 16:
             raise ConfigError(
                 f"loss.perceptual={self.loss.perceptual:g} needs pictures of at least 16 pixels, and"
@@ -428,6 +435,8 @@ class EvaluateConfig(Job):
     batch_size: int = Field(50, ge=1)
     num_replicas: int = Field(1, ge=1)
     use_gpu: bool = False
+    weights: Literal["ema", "raw"] = "ema"
+    """``ema``: the running average where the run kept one (``train.ema_decay``); ``raw``: where its last step landed."""
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,13 @@ class Predictor:
         self._concepts = build_concept_encoder(config.concepts)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> Predictor:
+    def from_checkpoint(
+        cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema"
+    ) -> Predictor:
         """Load a run's newest good checkpoint, or the checkpoint folder itself.
+
+        Args:
+            weights: ``ema`` takes the running average of the weights where the run kept one; ``raw`` never does.
 
         Raises:
             CheckpointError: nothing there can be loaded.
@@ -50,7 +56,7 @@ class Predictor:
         folder = resolve(path)
         config = read_config(folder)
         task = TokenizerTask(config, build_concept_encoder(config.concepts).dim)
-        load_model(folder, task, "model")
+        load_model(folder, task, "model", average=weights == "ema")
         return cls(config, task, torch.device(device))
 
     @property
