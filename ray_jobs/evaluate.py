@@ -70,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         path=str(path),
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
+        sampling_steps=config.sampling_steps,
         mean_image=mean_image,
         vocabulary=vocabulary,
         drawn=frozenset(drawn.tolist()),

@@ -45,6 +45,7 @@ class ReplicaTask:
     path: str
     device: str
     weights: Literal["ema", "raw"]
+    sampling_steps: int | None
     mean_image: np.ndarray | None
     """In [0, 1]; ``None`` leaves references out."""
     vocabulary: list[str]
@@ -69,7 +70,7 @@ class Replica:
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         index = np.asarray(rows[INDEX])
         batch = rows_to_batch({name: values for name, values in rows.items() if name != INDEX})
-        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary)
+        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary, sampling_steps=self.task.sampling_steps)
         visual, pixels = to_cpu(made.tokens), made.pixels.cpu().float()
         scores = None if made.concept_scores is None else made.concept_scores.cpu()
         columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)

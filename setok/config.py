@@ -112,9 +112,25 @@ class MergerConfig(Section):
     """Add 2-D positions to the patches before merging."""
 
 
+class FlowConfig(Section):
+    """The flow decoder: carries the pixel decoder's picture to one that is as sharp as real ones (setok/models/flow.py)."""
+
+    depth: int = Field(2, ge=1)
+    patch_size: int = Field(4, ge=1)
+    """Side of the squares that it works on; their pixels must fit into ``detokenizer.width`` channels."""
+    noise: float = Field(0.2, gt=0.0)
+    """Deviation of the noise on the pixel decoder's picture, where black to white is 2."""
+    sampling_steps: int = Field(8, ge=1)
+    """Euler steps at inference; can be changed there."""
+
+
 class DetokenizerConfig(Section):
     """Tokens to pixels: learnable mask tokens query the semantic tokens."""
 
+    kind: Literal["pixels", "flow"] = "pixels"
+    """``flow`` refines the plain decoder's picture with a rectified flow: sharper from few tokens, and slower."""
+    flow: FlowConfig = FlowConfig()
+    """Used with ``kind: flow``."""
     width: int = Field(96, ge=8)
     depth: int = Field(2, ge=1)
     num_heads: int = Field(3, ge=1)
@@ -170,6 +186,15 @@ class TokenizerConfig(Section):
         checks = [("detokenizer.patch_size", self.detokenizer.patch_size)]
         if self.encoder.kind == "vit":
             checks.append(("encoder.patch_size", self.encoder.patch_size))
+        if self.detokenizer.kind == "flow":
+            side, width = self.detokenizer.flow.patch_size, self.detokenizer.width
+            checks.append(("detokenizer.flow.patch_size", side))
+            if 3 * side**2 > width:
+                raise ConfigError(
+                    f"detokenizer.flow.patch_size={side} gives squares of {3 * side**2} values, which do not fit into"
+                    f" detokenizer.width={width} channels: noise would stay in the picture",
+                    f"use at most {math.isqrt(width // 3)}, or a wider detokenizer",
+                )
         for key, size in checks:
             if self.image_size % size:
                 allowed = [s for s in (2, 4, 7, 8, 14, 16, 32) if self.image_size % s == 0]
@@ -192,6 +217,8 @@ class TokenizerLossConfig(Section):
 
     l1: float = Field(1.0, ge=0.0)
     l2: float = Field(1.0, ge=0.0)
+    flow: float = Field(1.0, gt=0.0)
+    """Flow matching, with ``model.detokenizer.kind: flow``."""
     perceptual: float = Field(0.0, ge=0.0)
     """LPIPS (Zhang et al. 2018); without ``perceptual_path`` the term is off, and the log says so."""
     perceptual_path: str | None = None
@@ -437,6 +464,8 @@ class EvaluateConfig(Job):
     use_gpu: bool = False
     weights: Literal["ema", "raw"] = "ema"
     """``ema``: the running average where the run kept one (``train.ema_decay``); ``raw``: where its last step landed."""
+    sampling_steps: int | None = Field(None, ge=0)
+    """Steps of a flow decoder: ``null`` takes those of its config, 0 shows the plain decoder's picture beneath it."""
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)

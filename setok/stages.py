@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext
+from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext, VisualTokens
 from setok.collectives import all_gather_rows, all_reduce_sum
 from setok.config import TrainConfig
 from setok.losses import (
@@ -28,6 +28,7 @@ from setok.losses import (
 from setok.models.concepts import build_concept_encoder, phrase_ids
 from setok.models.detokenizer import Painting
 from setok.models.discriminator import Discriminator
+from setok.models.flow import flow_loss
 from setok.models.layers import Block, CrossBlock
 from setok.models.perceptual import Perceptual, load_perceptual
 from setok.models.tokenizer import SeTok, patchify
@@ -58,7 +59,7 @@ class TokenizerTask(nn.Module):
 
     def __init__(self, config: TrainConfig, concept_dim: int) -> None:
         super().__init__()
-        self.loss = config.loss
+        self.loss, self.seed = config.loss, config.seed
         self.bf16 = config.train.precision == "bf16"
         self.tokenizer = SeTok(config.model)
         width, feature = config.model.detokenizer.width, self.tokenizer.clustering.width
@@ -81,7 +82,8 @@ class TokenizerTask(nn.Module):
             visual = self.tokenizer.tokenize(batch.pixel_values)
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
             painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size)
-        target = batch.pixel_values.float() / 255
+            target = batch.pixel_values.float() / 255
+            flow = self._flow(painting, target, visual, batch.ids, context.step)
 
         def share(per_image: Float[Tensor, " batch"], total: float) -> Float[Tensor, ""]:
             return (per_image * batch.valid).sum() / max(total, 1.0)
@@ -90,6 +92,8 @@ class TokenizerTask(nn.Module):
             "l1": share(pixel_loss(painting.pixels, target, 1), context.num_images),
             "l2": share(pixel_loss(painting.pixels, target, 2), context.num_images),
         }
+        if flow is not None:
+            parts["flow"] = share(flow, context.num_images)
         reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
         if self.perceptual is not None:
             parts["perceptual"] = share(self.perceptual(painting.pixels, target), context.num_images)
@@ -105,7 +109,11 @@ class TokenizerTask(nn.Module):
             )
         total = reconstruction + sum(
             weight * parts[name]
-            for name, weight in (("contrast", self.loss.contrast), ("feature_target", self.loss.feature_target))
+            for name, weight in (
+                ("contrast", self.loss.contrast),
+                ("feature_target", self.loss.feature_target),
+                ("flow", self.loss.flow),
+            )
             if name in parts
         )
         if self.critic and context.step >= self.loss.adversarial_start_step:
@@ -122,6 +130,21 @@ class TokenizerTask(nn.Module):
         return LossOutput(
             loss=total, parts=detached, reconstruction=pixels, assignment=visual.assignment, grid=visual.grid
         )
+
+    def _flow(
+        self,
+        painting: Painting,
+        target: Float[Tensor, "batch 3 height width"],
+        visual: VisualTokens,
+        ids: Sequence[str],
+        step: int,
+    ) -> Float[Tensor, " batch"] | None:
+        """Flow matching, where there is a flow decoder; its random numbers come from seed, step and sample id."""
+        head = self.tokenizer.detokenizer.flow
+        if head is None:
+            return None
+        keys = [f"{self.seed}/{step}/{name}" for name in ids]
+        return flow_loss(head, painting.pixels, target, visual.tokens, visual.mask, keys)
 
     def _feature_target(
         self,
@@ -176,7 +199,11 @@ class DiscriminatorTask(nn.Module):
 
 
 class TokenizerStage:
-    """Stage 1: reconstruction, concept contrast, and a discriminator where its weight is above zero."""
+    """Stage 1: reconstruction, concept contrast, and a discriminator where its weight is above zero.
+
+    With a flow decoder, reconstruction, PSNR, LPIPS and the adversarial term are those of the plain decoder beneath it, which
+    gives the flow its start; sampling is left to inference.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config

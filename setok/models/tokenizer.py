@@ -12,6 +12,7 @@ from setok.config import ClusteringConfig, MergerConfig, TokenizerConfig
 from setok.models.clustering import Clusters, cluster
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
+from setok.models.flow import sample
 from setok.models.layers import Block, sincos_positions
 
 
@@ -104,10 +105,27 @@ class SeTok(nn.Module):
         )
 
     def detokenize(
-        self, tokens: Float[Tensor, "batch tokens channels"], mask: Bool[Tensor, "batch tokens"], size: tuple[int, int]
+        self,
+        tokens: Float[Tensor, "batch tokens channels"],
+        mask: Bool[Tensor, "batch tokens"],
+        size: tuple[int, int],
+        *,
+        seed: int = 0,
+        sampling_steps: int | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width)."""
-        return self.detokenizer(tokens, mask, size).pixels
+        """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width).
+
+        Args:
+            seed: of the noise that a flow decoder starts from; no other decoder is random.
+            sampling_steps: steps of a flow decoder; ``None`` takes those of the config, 0 the plain decoder's picture.
+        """
+        pixels: Tensor = self.detokenizer(tokens, mask, size).pixels
+        flow = self.detokenizer.flow
+        steps = 0 if flow is None else flow.sampling_steps if sampling_steps is None else sampling_steps
+        if flow is None or not steps:
+            return pixels
+        generator = torch.Generator().manual_seed(seed)
+        return sample(flow, pixels, tokens, mask, generator=generator, steps=steps)
 
     def forward(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"]

@@ -118,8 +118,9 @@ def test_inference_uses_it_unless_asked_for_raw_weights(tmp_path: Path) -> None:
     assert inside.float().mean() > 0.3
     torch.testing.assert_close((averaged - raw)[inside], torch.full_like(raw, 0.125)[inside], atol=1e-5, rtol=0)
     common = {"path": str(path), "device": "cpu", "mean_image": None, "vocabulary": [], "drawn": frozenset()}
-    task = ReplicaTask(weights="raw", num_extremes=0, num_threads=1, **common)
-    assert torch.equal(Replica(task).predictor.reconstruct(batch).pixels, raw)
+    task = ReplicaTask(weights="raw", sampling_steps=None, num_extremes=0, num_threads=1, **common)
+    of_evaluation = Replica(task).predictor.reconstruct(batch).pixels
+    torch.testing.assert_close(of_evaluation, raw, atol=1e-4, rtol=0)  # another number of threads
 
 
 def test_split_weights_are_refused() -> None:
