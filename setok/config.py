@@ -192,7 +192,7 @@ class TokenizerConfig(Section):
             if 3 * side**2 > width:
                 raise ConfigError(
                     f"detokenizer.flow.patch_size={side} gives squares of {3 * side**2} values, which do not fit into"
-                    f" detokenizer.width={width} channels: noise would stay in the picture",
+                    f" detokenizer.width={width} channels",
                     f"use at most {math.isqrt(width // 3)}, or a wider detokenizer",
                 )
         for key, size in checks:
