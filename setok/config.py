@@ -153,9 +153,25 @@ class MergerConfig(Section):
     """Add 2-D positions to the patches before merging."""
 
 
+class FlowConfig(Section):
+    """The flow decoder: carries the pixel decoder's picture to one that is as sharp as real ones (setok/models/flow.py)."""
+
+    depth: int = Field(2, ge=1)
+    patch_size: int = Field(4, ge=1)
+    """Side of the squares that it works on; their pixels must fit into ``detokenizer.width`` channels."""
+    noise: float = Field(0.2, gt=0.0)
+    """Deviation of the noise on the pixel decoder's picture, where black to white is 2."""
+    sampling_steps: int = Field(8, ge=1)
+    """Euler steps at inference; can be changed there."""
+
+
 class DetokenizerConfig(Section):
     """Tokens to pixels: learnable mask tokens query the semantic tokens."""
 
+    kind: Literal["pixels", "flow"] = "pixels"
+    """``flow`` refines the plain decoder's picture with a rectified flow: sharper from few tokens, and slower."""
+    flow: FlowConfig = FlowConfig()
+    """Used with ``kind: flow``."""
     width: int = Field(96, ge=8)
     depth: int = Field(2, ge=1)
     num_heads: int = Field(3, ge=1)
@@ -211,6 +227,15 @@ class TokenizerConfig(Section):
         checks = [("detokenizer.patch_size", self.detokenizer.patch_size)]
         if self.encoder.kind == "vit":
             checks.append(("encoder.patch_size", self.encoder.patch_size))
+        if self.detokenizer.kind == "flow":
+            side, width = self.detokenizer.flow.patch_size, self.detokenizer.width
+            checks.append(("detokenizer.flow.patch_size", side))
+            if 3 * side**2 > width:
+                raise ConfigError(
+                    f"detokenizer.flow.patch_size={side} gives squares of {3 * side**2} values, which do not fit into"
+                    f" detokenizer.width={width} channels",
+                    f"use at most {math.isqrt(width // 3)}, or a wider detokenizer",
+                )
         for key, size in checks:
             if self.image_size % size:
                 allowed = [s for s in (2, 4, 7, 8, 14, 16, 32) if self.image_size % s == 0]
@@ -233,6 +258,12 @@ class TokenizerLossConfig(Section):
 
     l1: float = Field(1.0, ge=0.0)
     l2: float = Field(1.0, ge=0.0)
+    flow: float = Field(1.0, gt=0.0)
+    """Flow matching, with ``model.detokenizer.kind: flow``."""
+    perceptual: float = Field(0.0, ge=0.0)
+    """LPIPS (Zhang et al. 2018); without ``perceptual_path`` the term is off, and the log says so."""
+    perceptual_path: str | None = None
+    """File or folder with LPIPS's weights, as ``python -m setok.models.perceptual`` writes them."""
     contrast: float = Field(1.0, ge=0.0)
     contrast_temperature: float = Field(0.1, gt=0.0)
     feature_target: float = Field(0.0, ge=0.0)
@@ -321,6 +352,8 @@ class TrainSection(Section):
     """``bf16``: matrix products in bfloat16 (autocast); weights and optimizer stay fp32."""
     gradient_checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay of a running average of the weights, such as 0.999, which evaluation and inference then use; 0 keeps none."""
     deterministic: bool = False
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
@@ -446,6 +479,17 @@ class TrainConfig(Job):
                 f"loss.distillation={self.loss.distillation:g} keeps an encoder near what it was that is frozen anyway",
                 "set loss.distillation=0, or optim.learning_rate_scale.encoder to a small factor such as 0.1",
             )
+        if self.train.ema_decay and shards and self.deepspeed.zero_stage == 3:
+            raise ConfigError(
+                f"train.ema_decay={self.train.ema_decay:g} needs whole weights, and deepspeed.zero_stage=3 cuts them up",
+                "set deepspeed.zero_stage=2, or train.ema_decay=0",
+            )
+        if self.loss.perceptual and self.model.image_size < 16:
+            raise ConfigError(
+                f"loss.perceptual={self.loss.perceptual:g} needs pictures of at least 16 pixels, and"
+                f" model.image_size={self.model.image_size}",
+                "set loss.perceptual=0, or raise model.image_size",
+            )
         parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
         for part in self.optim.learning_rate_scale:
             if part not in parts:
@@ -468,6 +512,10 @@ class EvaluateConfig(Job):
     batch_size: int = Field(50, ge=1)
     num_replicas: int = Field(1, ge=1)
     use_gpu: bool = False
+    weights: Literal["ema", "raw"] = "ema"
+    """``ema``: the running average where the run kept one (``train.ema_decay``); ``raw``: where its last step landed."""
+    sampling_steps: int | None = Field(None, ge=0)
+    """Steps of a flow decoder: ``null`` takes those of its config, 0 shows the plain decoder's picture beneath it."""
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)

@@ -24,6 +24,6 @@ def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
     source = resolve(checkpoint)
     # The encoder's architecture is read from where the run had it; its weights are in the checkpoint.
     tokenizer = SeTok(read_config(source).model, pretrained=False)
-    load_model(source, tokenizer, "model.tokenizer")
+    load_model(source, tokenizer, "model.tokenizer", average=True)
     tokenizer.eval().save_pretrained(folder)
     return tokenizer

@@ -17,6 +17,7 @@ from setok.models.clustering import Clusters, Resampler, cluster
 from setok.models.clustering.interface import require_finite
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
+from setok.models.flow import sample
 from setok.models.layers import enable_checkpointing
 from setok.models.merger import TokenMerger
 
@@ -149,9 +150,23 @@ class SeTok(nn.Module):
         tokens: Float[Tensor, "batch tokens token_width"],
         mask: Bool[Tensor, "batch tokens"],
         size: tuple[int, int],
+        *,
+        seed: int = 0,
+        sampling_steps: int | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width)."""
-        return self.detokenizer(tokens, mask, size).pixels
+        """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width).
+
+        Args:
+            seed: of the noise that a flow decoder starts from; no other decoder is random.
+            sampling_steps: steps of a flow decoder; ``None`` takes those of the config, 0 the plain decoder's picture.
+        """
+        pixels: Tensor = self.detokenizer(tokens, mask, size).pixels
+        flow = self.detokenizer.flow
+        steps = 0 if flow is None else flow.sampling_steps if sampling_steps is None else sampling_steps
+        if flow is None or not steps:
+            return pixels
+        generator = torch.Generator().manual_seed(seed)
+        return sample(flow, pixels, tokens, mask, generator=generator, steps=steps)
 
     def gradient_checkpointing_enable(self) -> None:
         """Compute activations again in the backward pass, while in training mode, and do not keep them."""

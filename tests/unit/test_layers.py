@@ -14,7 +14,7 @@ CALL_OTHER_ENTRY_POINTS = {"ray_jobs.pipeline", "ray_jobs.tune"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok", "setok.errors", "setok.config"),
     ("setok.batch", "setok.collectives"),
-    ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.drawing"),
+    ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.ema", "setok.drawing"),
     ("setok.stages", "setok.checkpoint", "setok.summary", "setok.export"),
     ("setok.predictor",),
     (
