@@ -222,7 +222,8 @@ class TokenizerStage:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        with torch.device("cpu"):  # also where the model is only counted, on the meta device: its width comes from a run
+        # Also where the model is only counted, on the meta device: the width of a text tower comes from running it.
+        with torch.device("cpu"):
             self.concepts = build_concept_encoder(config.concepts)
         model = TokenizerTask(config, self.concepts.dim)
         if config.loss.perceptual and config.loss.perceptual_path is None:

@@ -117,7 +117,8 @@ def test_jobs_meet_only_beneath_ray_jobs(repo_root: Path) -> None:
     outside = [
         file
         for file in repo_root.rglob("*.py")
-        if file.relative_to(repo_root).parts[0] not in {".venv", ".venv-extras", "ray_jobs", "tests", "build", "runs", "data"}
+        if file.relative_to(repo_root).parts[0]
+        not in {".venv", ".venv-extras", "ray_jobs", "tests", "build", "runs", "data"}
     ]
     assert len(outside) >= 50
     guilty = [
