@@ -282,9 +282,7 @@ class OptimizerState(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def load_model(
-    path: Path, module: nn.Module, prefix: str, *, skip: str | None = None, average: bool = False
-) -> None:
+def load_model(path: Path, module: nn.Module, prefix: str, *, skip: str | None = None, average: bool = False) -> None:
     """Copy a checkpoint's weights into a module; names and shapes must be exactly those of the module.
 
     Args:
