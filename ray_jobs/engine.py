@@ -364,7 +364,7 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Tra
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # A shared-memory all-reduce for inference, which DeepSpeed otherwise compiles at the first start (STACK.md).
+    # A shared-memory all-reduce for inference, which DeepSpeed otherwise compiles at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _show_dataclasses_to_deepspeed()
     numel = sum(p.numel() for p in module.parameters())

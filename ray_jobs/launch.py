@@ -141,9 +141,10 @@ def start_ray(num_cpus: int | None = None) -> None:
     joins = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     _set_ray_environment(joins=joins)
     import ray
+    import ray.data
 
-    for name in ("ray.data", "ray.train", "ray.tune", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("ray.data", "ray.train", "ray.tune", "ray.serve"):  # after the imports, which set levels of their own
+        logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     quiet = not os.environ.get("SETOK_RAY_LOGS")
@@ -160,7 +161,7 @@ def start_ray(num_cpus: int | None = None) -> None:
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A long evaluation or checkpoint is no reason to end a run (RAY.md §0.4), nor is a lost block to be passed over.
+    # A long evaluation or checkpoint is no reason to end a run, nor is a lost block to be passed over.
     context.execution_no_progress_timeout_s = -1
     context.max_errored_blocks = 0
 
@@ -171,11 +172,12 @@ def _set_ray_environment(*, joins: bool) -> None:
     has_token = any(name in os.environ for name in tokens) or (Path.home() / ".ray" / "auth_token").is_file()
     defaults = {
         # Explicit, because the default depends on the version: without it a local Ray may write a token that later
-        # makes `ray job submit` fail (STACK.md).
+        # makes `ray job submit` fail.
         "RAY_AUTH_MODE": "token" if joins and has_token else "disabled",
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_DEDUP_LOGS": "1",
+        "RAY_BACKEND_LOG_LEVEL": "error",  # its warnings about actors that may restart help nobody who runs a job
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     for name, value in defaults.items():

@@ -22,7 +22,8 @@ from setok import checkpoint
 from setok.config import PipelineConfig, ScenesConfig, dump_config
 from setok.data.scenes import write_scenes
 
-METRICS, REPORT, CONFIG = "metrics.json", "report.html", "config.yaml"
+METRICS, CONFIG = "metrics.json", "config.yaml"
+HEADLINES = {"psnr": "PSNR", "ari": "ARI", "foreground_ari": "foreground ARI", "mean_tokens": "tokens per image"}
 
 
 def run_pipeline(config: PipelineConfig) -> Path:
@@ -41,13 +42,16 @@ def run_pipeline(config: PipelineConfig) -> Path:
     launch.start_ray()
     for part in config.ingest:
         console.rule(f"ingest: {part.name}", align="left")
-        ingest(part)
+        manifest = ingest(part)
+        console.print(f"{manifest.num_rows} records, {manifest.num_quarantined} in quarantine → {part.output}")
     console.rule("train: tokenizer", align="left")
     trained = train(config.tokenizer)
     evaluations = {}
     for evaluation in config.evaluate:
         console.rule(f"evaluate: {evaluation.name}", align="left")
-        evaluations[evaluation.name] = evaluate(evaluation)
+        figures = evaluate(evaluation)
+        evaluations[evaluation.name] = figures
+        console.print(" · ".join(f"{label} {_shown(figures[key])}" for key, label in HEADLINES.items()))
     metrics = _nested(trained, evaluations, time.monotonic() - started)
     (config.run_dir / METRICS).write_text(json.dumps(metrics, indent=2))
     return write_report(config.run_dir)
@@ -69,6 +73,10 @@ def _make_scenes(out: Path, config: ScenesConfig) -> None:
                 on_progress=lambda done, _, task=task: progress.update(task, completed=done),  # type: ignore[misc]
             )
             progress.update(task, completed=count)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _nested(trained: Path, evaluations: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# RAY.md §7. A rank that never comes would else be waited for for ever; workers that are slow to start (image pull, scaling
+# A rank that never comes would else be waited for for ever; workers that are slow to start (image pull, scaling
 # up) are given time; a killed worker is noticed before the others have gone far.
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",

@@ -3,7 +3,7 @@
 * the mean training image, and each image's own mean colour: the PSNR of knowing nothing, or one colour;
 * grid pooling: as many square cells as there are tokens, whatever is in the picture;
 * clustering the raw mean colour of small patches: on pictures where colour tells objects apart it is strong (on the plain
-  scenes of the prototype, 500 test images: foreground ARI 0.677, ARI 0.834, r 0.75; experiments/RECIPE.md).
+  scenes of the prototype, 500 test images: foreground ARI 0.677, ARI 0.834, r 0.75).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Detokenizer(nn.Module):
 
     def forward(
         self,
-        tokens: Float[Tensor, "batch tokens width"],
+        tokens: Float[Tensor, "batch tokens channels"],
         mask: Bool[Tensor, "batch tokens"],
         size: tuple[int, int],
     ) -> Painting:

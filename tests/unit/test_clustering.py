@@ -149,8 +149,12 @@ def test_dpc_knn_equals_tcformer_and_chat_univi(golden, name: str, k: int, n: in
     distances = scaled_distances(inputs[name])
     scores = density_peak_scores(distances, k, include_self=True, peak="image")
     labels = dpc_knn(distances, scores, ClusteringConfig(method="dpc_knn", num_clusters=n, max_tokens=n))[0]
+    best = scores[0].sort(descending=True).values[:n]
     for peer in ("tcformer", "chatunivi"):
-        assert labels.tolist() == expected[f"{name}/k{k}_n{n}/{peer}_idx"].tolist()
+        theirs = torch.from_numpy(expected[f"{name}/k{k}_n{n}/{peer}_idx"])
+        assert partition(labels) == partition(theirs)
+        if len(best.unique()) == n:  # else the peers number equally good centres as topk happens to give them
+            assert labels.equal(theirs)
 
 
 @pytest.mark.parametrize("name", IMAGES)

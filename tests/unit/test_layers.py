@@ -1,4 +1,4 @@
-"""Imports go downward only (DESIGN §2): the table below is the architecture, and the syntax trees prove it."""
+"""Imports go downward only: the table below is the architecture, and the syntax trees prove it."""
 
 from __future__ import annotations
 

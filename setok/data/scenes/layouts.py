@@ -160,7 +160,7 @@ def write_scenes(
         WRITE_FILES[layout](out / layout, request.names, request.family, gathered[layout])
         counts = {what: len(rows) for what, rows in gathered[layout].items()}
         _write_stamp(out / layout, request, complete=True, counts=counts)
-    logger.info("scenes %s: wrote %s, kept %s", split, missing, [name for name in wanted if name not in missing])
+    logger.debug("scenes %s: wrote %s, kept %s", split, missing, [name for name in wanted if name not in missing])
     totals = {"scenes": count}
     for layout in wanted:
         stamp = json.loads(_stamp(out / layout, split).read_text())

@@ -1,0 +1,84 @@
+"""From nothing to the report, on tiny generated scenes and on real photographs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.pipeline import run_pipeline
+from setok.config import PipelineConfig, load_config
+
+TINY_MODEL = (
+    "tokenizer.model.encoder.width=24",
+    "tokenizer.model.detokenizer.width=24",
+    "tokenizer.train.threads_per_worker=1",
+    "tokenizer.train.log_every=5",
+)
+
+
+def test_demo_in_small(ray_local: None, tmp_path: Path) -> None:
+    small = [f"scenes.{family}.{split}=40" for family in ("plain", "hard") for split in ("train", "test")]
+    overrides = [f"output_dir={tmp_path}", "tokenizer.train.steps=10", *small, *TINY_MODEL]
+    config = load_config(PipelineConfig, "demo", overrides)
+    report = run_pipeline(config)
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())["tokenizer"]
+    for name in (
+        "psnr",
+        "psnr_gain_over_mean_image",
+        "foreground_ari",
+        "ari",
+        "mean_tokens",
+        "tokens_objects_correlation",
+        "train_seconds",
+    ):
+        assert math.isfinite(metrics[name]), name
+    assert metrics["steps"] == 10
+    assert metrics["samples"] == 160
+    assert metrics["num_workers"] == 2
+    assert metrics["evaluations"].keys() == {"plain", "hard"}
+    page = report.read_text()
+    assert "<html" in page
+    assert "hard" in page
+    marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "data").rglob("*.parquet")}
+    assert len(marks) == 4
+    run_pipeline(config)  # again: everything is there, and stays
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks
+
+
+def test_real_photographs(ray_local: None, tmp_path: Path, realdata: Path) -> None:
+    """COCO and ImageNet in their official layouts through ingest, 50 steps on two workers, evaluation and report."""
+    sources = (
+        f"[{{kind: coco, path: {realdata / 'coco'}, split: train}}, {{kind: coco, path: {realdata / 'coco'}, split: val}},"
+        f" {{kind: imagenet, path: {realdata / 'imagenet'}}}]"
+    )
+    overrides = [
+        f"output_dir={tmp_path}",
+        f"ingest.0.sources={sources}",
+        "ingest.0.holdout_fraction=0.2",
+        "tokenizer.train.steps=50",
+        *TINY_MODEL,
+    ]
+    config = load_config(PipelineConfig, "photos", overrides)
+    report = run_pipeline(config)
+    tokenizer = json.loads((tmp_path / "photos" / "metrics.json").read_text())["tokenizer"]
+    ingested = sum(
+        json.loads((tmp_path / "photos" / folder / "manifest.json").read_text())["records_by_source"][source]
+        for folder in ("data", "data-heldout")
+        for source in ("coco", "imagenet")
+    )
+    assert ingested == 20 + 29 + 15
+    assert tokenizer["steps"] == 50
+    assert tokenizer["psnr"] > tokenizer["references"]["mean_image"]["psnr"] - 3
+    assert report.stat().st_size > 50_000
+
+
+def test_a_pipeline_names_the_missing_folder(tmp_path: Path) -> None:
+    from setok.errors import DataError
+
+    missing = tmp_path / "nowhere"
+    config = load_config(PipelineConfig, "photos", [f"output_dir={tmp_path}", f"ingest.0.sources.0.path={missing}"])
+    with pytest.raises(DataError, match="nowhere"):
+        run_pipeline(config)

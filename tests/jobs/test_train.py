@@ -1,0 +1,192 @@
+"""Whole training runs: on Ray and in this process, stopped, killed and gone on with, on the same samples."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from ray_jobs.ingest import ingest
+from ray_jobs.tracking import read_metrics
+from ray_jobs.train import train
+from setok import checkpoint
+from setok.config import IngestConfig, TrainConfig, build
+from setok.errors import CheckpointError, ConfigError, DataError
+from setok.predictor import Predictor
+
+LOSSES = ("train/loss", "train/l1", "train/contrast", "train/grad_norm")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """A small ingested set: 40 pictures of two colours, one of them junk."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        image = np.full((20, 24, 3), rng.integers(0, 256, 3), np.uint8)
+        image[4:14, 6:18] = rng.integers(0, 256, 3)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        (folder / f"{number:02d}.png").write_bytes(buffer.getvalue())
+        (folder / f"{number:02d}.txt").write_text(f"a picture of a {['red', 'blue', 'old'][number % 3]} thing")
+    output = folder.parent / "set"
+    config = {"name": "ingest", "sources": [{"kind": "folder", "path": str(folder)}], "output": str(output)}
+    ingest(build(IngestConfig, config))
+    return output
+
+
+def run_config(pictures: Path, output: Path, name: str, **changes: object) -> TrainConfig:
+    tree = {
+        "name": name,
+        "output_dir": str(output),
+        "model": {
+            "image_size": 16,
+            "encoder": {"width": 24},
+            "clustering": {"feature_dim": 8, "sharpness": 4.0, "max_tokens": 4},
+            "detokenizer": {"width": 24, "depth": 1},
+        },
+        "loss": {"feature_target": 1.0, "contrast": 0.3},
+        "data": {"train": [{"path": str(pictures)}], "steps_per_block": 2},
+        "train": {
+            "steps": 8,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "log_every": 1,
+            "image_every": 4,
+            "deterministic": True,
+            "threads_per_worker": 1,
+        },
+        "scaling": {"num_workers": 0},
+        "checkpoint": {"every": 4, "keep": 3},
+    }
+    for key, value in changes.items():
+        tree[key] = tree[key] | value if isinstance(tree.get(key), dict) else value
+    return build(TrainConfig, tree)
+
+
+def losses(run: Path) -> dict[int, list[float]]:
+    lines = read_metrics(run)
+    steps = [int(line["step"]) for line in lines]
+    assert steps == sorted(set(steps)), "a step is logged once, in order"
+    return {int(line["step"]): [line[name] for name in LOSSES] for line in lines}
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Make a finished run look as if it had been stopped right after a checkpoint."""
+    for path in checkpoint.list_checkpoints(run):
+        if checkpoint.step_of(path) > step:
+            shutil.rmtree(path)
+
+
+def test_train_4_and_resume_to_8_is_train_8_to_the_bit(pictures: Path, tmp_path: Path) -> None:
+    whole = train(run_config(pictures, tmp_path, "whole"))
+    halved = train(run_config(pictures, tmp_path, "halved"))
+    drop_after(halved, 4)
+    train(run_config(pictures, tmp_path, "halved"))
+    assert losses(whole) == losses(halved)
+    assert set(losses(whole)) == set(range(1, 9))
+    final = [run / "checkpoints" / "step_00000008" / "model.safetensors" for run in (whole, halved)]
+    assert final[0].read_bytes() == final[1].read_bytes()
+
+
+def test_a_finished_run_is_left_alone(pictures: Path, tmp_path: Path) -> None:
+    run = train(run_config(pictures, tmp_path, "once", train=run_config(pictures, tmp_path, "x").train.model_dump()))
+    before = {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")}
+    train(run_config(pictures, tmp_path, "once"))
+    assert {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")} == before
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_two_workers_equal_one(pictures: Path, tmp_path: Path, zero_stage: int) -> None:
+    one = train(run_config(pictures, tmp_path, "one"))
+    changes = {"scaling": {"num_workers": 2, "cpus_per_worker": 0.5}, "deepspeed": {"zero_stage": zero_stage}}
+    two = train(run_config(pictures, tmp_path, f"two-{zero_stage}", **changes))
+    expected, got = losses(one), losses(two)
+    assert expected.keys() == got.keys()
+    for step, values in expected.items():
+        np.testing.assert_allclose(got[step], values, rtol=2e-4, atol=1e-5, err_msg=f"step {step}")
+
+
+def test_a_killed_worker_loses_and_repeats_nothing(pictures: Path, tmp_path: Path) -> None:
+    one = train(run_config(pictures, tmp_path, "one", train={"steps": 60}, checkpoint={"every": 10}))
+    changes = {
+        "scaling": {"num_workers": 2, "cpus_per_worker": 0.5},
+        "train": {"steps": 60},
+        "checkpoint": {"every": 10},
+    }
+    config = run_config(pictures, tmp_path, "killed", **changes)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        log = config.run_dir / "metrics.jsonl"
+        while not log.is_file() or len(log.read_text().splitlines()) < 15:
+            time.sleep(0.05)
+        mine = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        killed.append(mine[-1].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    run = train(config)
+    thread.join(timeout=5)
+    assert killed, "no worker was found to kill"
+    expected, got = losses(one), losses(run)
+    assert expected.keys() == got.keys()
+    for step, values in expected.items():
+        np.testing.assert_allclose(got[step], values, rtol=2e-3, atol=1e-4, err_msg=f"step {step}")
+
+
+def test_other_workers_go_on_from_the_same_checkpoint(pictures: Path, tmp_path: Path) -> None:
+    whole = train(run_config(pictures, tmp_path, "whole"))
+    changes = {"scaling": {"num_workers": 2, "cpus_per_worker": 0.5}}
+    run = train(run_config(pictures, tmp_path, "moved", **changes))
+    drop_after(run, 4)
+    train(run_config(pictures, tmp_path, "moved"))
+    for step, values in losses(whole).items():
+        np.testing.assert_allclose(losses(run)[step], values, rtol=2e-4, atol=1e-5, err_msg=f"step {step}")
+
+
+def test_weights_come_back_through_the_predictor(pictures: Path, tmp_path: Path) -> None:
+    run = train(run_config(pictures, tmp_path, "run"))
+    predictor = Predictor.from_checkpoint(run)
+    assert predictor.image_size == 16
+    started = train(run_config(pictures, tmp_path, "second", checkpoint={"init_from": str(run)}, train={"steps": 1}))
+    first = json.loads((started / "metrics.jsonl").read_text().splitlines()[0])
+    fresh = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["train/loss"] < fresh["train/loss"], "it starts from trained weights"
+
+
+def test_a_checkpoint_of_another_model_is_refused(pictures: Path, tmp_path: Path) -> None:
+    train(run_config(pictures, tmp_path, "run", train={"steps": 1}))
+    wider = {"image_size": 16, "encoder": {"width": 48}, "detokenizer": {"width": 24, "depth": 1}}
+    with pytest.raises(CheckpointError, match=r"another[\s\S]*→"):
+        train(run_config(pictures, tmp_path, "run", model=wider))
+
+
+def test_what_the_cluster_cannot_give_is_refused_at_once(pictures: Path, tmp_path: Path) -> None:
+    changes = {"scaling": {"num_workers": 8, "cpus_per_worker": 1.0}, "train": {"global_batch_size": 16}}
+    with pytest.raises(ConfigError, match=r"the run needs 8\.5 CPUs[\s\S]*→ lower scaling\.num_workers"):
+        train(run_config(pictures, tmp_path, "huge", **changes))
+
+
+def test_missing_data_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not exist[\s\S]*→ make it with: python -m ray_jobs\.ingest"):
+        train(run_config(tmp_path / "nowhere", tmp_path, "run"))
+
+
+def test_wandb_offline_is_written_by_one_rank(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb = {"wandb": {"project": "test", "mode": "offline"}}
+    run = train(run_config(pictures, tmp_path, "tracked", logging=wandb, train={"steps": 2}))
+    assert len(list(run.rglob("*.wandb"))) == 1
+    assert list((run / "tensorboard").glob("events.*"))
