@@ -53,7 +53,7 @@ class Attention(nn.Module):
             qkv = torch.cat([self.query(x), self.key_value(y)], dim=-1)
             qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
             attended = attend_inside(qkv.float() if x.device.type == "cpu" else qkv, mask)
-            return self.output(rearrange(attended, "b n h d -> b n (h d)"))
+            return self.output(rearrange(attended, "b n h d -> b n (h d)").to(x.dtype))
         q = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.key_value(y), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         if x.device.type == "cpu":

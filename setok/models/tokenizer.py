@@ -175,12 +175,17 @@ class SeTok(nn.Module):
 
     @torch.no_grad()
     def reconstruct(
-        self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        clustering: ClusteringConfig | None = None,
+        *,
+        seed: int = 0,
+        sampling_steps: int | None = None,
     ) -> UInt8[Tensor, "batch 3 height width"]:
-        """What is left of pictures when they go through their tokens; ``clustering`` as in ``tokenize``."""
+        """What is left of pictures when they go through their tokens; arguments as in ``tokenize`` and ``detokenize``."""
         visual = self.tokenize(pixel_values, clustering)
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
-        pixels = self.detokenize(visual.tokens, visual.mask, size)
+        pixels = self.detokenize(visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps)
         return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def forward(
