@@ -94,11 +94,11 @@ class Siglip(nn.Module):
         with torch.device("meta"):
             tower = SiglipVisionModel(config)
         self.tower = tower.to_empty(device="cpu")
-        for name, tensor in self.tower.state_dict().items():
-            if name.endswith("position_ids"):
-                tensor.copy_(torch.arange(tensor.numel()).view_as(tensor))
-            else:
-                tensor.uniform_(-0.02, 0.02)
+        for parameter in self.tower.parameters():
+            parameter.data.uniform_(-0.02, 0.02)
+        for name, buffer in self.tower.named_buffers():
+            assert name.endswith("position_ids")  # the only buffer there is
+            buffer.copy_(torch.arange(buffer.numel()).view_as(buffer))
 
     def forward(self, pixel_values: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
         """Features of the last layer."""
@@ -309,7 +309,7 @@ def tokenizer(arguments: argparse.Namespace) -> list[Row]:
         for batch in batches:
             log.info("batch %d", batch)
             rows.append(bench.measure(batch, arguments.repeats, with_loop="loop" in parts))
-    launch.console().print(report(rows))
+    launch.console().print(report(rows), width=140)
     launch.console().print(markdown(rows))
     if arguments.output:
         machine = {

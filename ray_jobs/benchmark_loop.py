@@ -49,7 +49,8 @@ def _masks(x: Float[Tensor, "patches width"], config: ClusteringConfig) -> Float
     )
     to_denser = distances.masked_fill(~denser, torch.inf).amin(-1)
     scores = density * torch.where(torch.isinf(to_denser), distances.amax(-1), to_denser).sqrt()
-    scope, free, masks = torch.ones_like(scores), torch.ones_like(scores, dtype=torch.bool), []
+    masks: list[Tensor] = []
+    scope, free = torch.ones_like(scores), torch.ones_like(scores, dtype=torch.bool)
     while True:
         seed = int((scores * scope).masked_fill(~free, -1.0).argmax())
         free[seed] = False

@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from setok.models.packing import Packing, attend_inside
 
+ROWS_AT_ONCE = 2048
+"""Without gradients the feed-forward layers of packed patches take this many rows at a time."""
+
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "patches width"]:
     """Fixed 2-D sine-cosine positions of a grid of patches, in rows (Vaswani et al. 2017, one half per axis).
@@ -100,7 +103,10 @@ class Block(CheckpointedModule):
     ) -> Float[Tensor, "batch n width"]:
         y = self.norm(x)
         x = x + self.attention(y, y, mask)
-        return x + self.feed_forward(x)
+        if torch.is_grad_enabled() or not isinstance(mask, Packing):
+            return x + self.feed_forward(x)
+        rows = x.flatten(0, 1).split(ROWS_AT_ONCE)  # keeps the widened rows in the cache, and never holds them all
+        return x + torch.cat([self.feed_forward(part) for part in rows]).view_as(x)
 
 
 class CrossBlock(CheckpointedModule):
