@@ -3,6 +3,7 @@
 # make setup    a virtual environment in .venv, nothing else
 # make lint     ruff and mypy
 # make format   let ruff rewrite what it can
+# make test-extras  the tests of what needs timm, in an environment of its own, .venv-extras
 # make clean    remove the environment and all caches; runs/ and data/ stay
 #
 # Settings:
@@ -13,6 +14,8 @@
 #                  access can offer the wheel through their own pip settings (PIP_FIND_LINKS, PIP_INDEX_URL)
 
 TORCH := 2.13.0
+TORCHVISION := 0.28.0
+TIMM := 1.0.31
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CUDA ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -34,7 +37,7 @@ urllib.request.urlopen(sys.argv[1] + "/torch/", context=trust).close()
 endef
 export ANSWERS
 
-.PHONY: demo test setup lint format clean
+.PHONY: demo test test-extras setup lint format clean
 
 demo: setup
 	$(BIN)/python -m ray_jobs.pipeline --config demo
@@ -43,6 +46,18 @@ demo: setup
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest
+
+# timm needs torchvision, whose wheel brings no CUDA package of its own and works beside the CPU build of torch only with
+# the trick of tests/extras/conftest.py; in .venv it would break transformers. The rest is taken from .venv.
+test-extras: .venv-extras/.installed
+	.venv-extras/bin/python -m pytest tests/extras
+
+.venv-extras/.installed: $(VENV)/.installed
+	test -x .venv-extras/bin/python || $(BIN)/python -m venv .venv-extras
+	.venv-extras/bin/python -m pip install --no-deps "timm==$(TIMM)" "torchvision==$(TORCHVISION)"
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+	  "$$(.venv-extras/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
+	@touch $@
 
 lint: setup
 	$(BIN)/python -m ruff check .
@@ -72,5 +87,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-extras build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find setok ray_jobs tests cluster -name __pycache__ -type d -prune -exec rm -rf {} +

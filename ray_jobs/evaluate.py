@@ -69,6 +69,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     task = ReplicaTask(
         path=str(path),
         device="cuda" if config.use_gpu else "cpu",
+        weights=config.weights,
+        sampling_steps=config.sampling_steps,
         mean_image=mean_image,
         vocabulary=vocabulary,
         drawn=frozenset(drawn.tolist()),
@@ -84,6 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "data": config.data,
         "fingerprints": fingerprints,
         "image_size": image_size,
+        "weights": config.weights,
         "num_replicas": config.num_replicas,
         "seconds": round(seconds, 2),
         "images_per_second": round(num_rows / seconds, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class ReplicaTask:
 
     path: str
     device: str
+    weights: Literal["ema", "raw"]
+    sampling_steps: int | None
     mean_image: np.ndarray | None
     """In [0, 1]; ``None`` leaves references out."""
     vocabulary: list[str]
@@ -60,7 +62,7 @@ class Replica:
     def __init__(self, task: ReplicaTask) -> None:
         torch.set_num_threads(task.num_threads)
         self.task = task
-        self.predictor = Predictor.from_checkpoint(task.path, device=task.device)
+        self.predictor = Predictor.from_checkpoint(task.path, device=task.device, weights=task.weights)
         self.mean_image = None if task.mean_image is None else torch.from_numpy(np.array(task.mean_image))
         self.sides = scoring.grid_sides(self.predictor.config.model.clustering.max_tokens)
 
@@ -68,7 +70,7 @@ class Replica:
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         index = np.asarray(rows[INDEX])
         batch = rows_to_batch({name: values for name, values in rows.items() if name != INDEX})
-        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary)
+        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary, sampling_steps=self.task.sampling_steps)
         visual, pixels = to_cpu(made.tokens), made.pixels.cpu().float()
         scores = None if made.concept_scores is None else made.concept_scores.cpu()
         columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)

@@ -25,9 +25,10 @@ from setok.batch import ImageTextBatch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
+from setok.ema import WeightAverage
 from setok.errors import CheckpointError, DataError, TrainingError
 from setok.optim import learning_rate_factor
-from setok.stages import Stage, build_stage
+from setok.stages import Stage, build_stage, load_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
     start = agree_on_start(config, worker)
     state = checkpoint.read_state(start) if start else TrainerState(step=0, samples=0, world_size=worker.world_size)
     stage, engines = build(config, worker, start)
+    average = build_average(config, worker, engines, start)
     batches = worker.batches(state.step)
     fetch = iter(batches)
     with RunLog(config, worker, state) as log:
@@ -91,6 +93,8 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
                 if stage.is_active(name, step):
                     outputs[name] = take_turn(engine, micro_batches, contexts)
                     norms[name] = engine.step(factor, step=step)
+            if average is not None:
+                average.update(step)
             done = step + 1
             state = TrainerState(
                 step=done,
@@ -103,7 +107,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
                 log.picture(done, micro_batches, outputs)
             if done % config.checkpoint.every == 0 or done == config.train.steps:
                 log.phase("saving", done)
-                save(config, worker, engines, state)
+                save(config, worker, engines, state, average)
 
 
 def take_turn(
@@ -164,13 +168,26 @@ def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tup
     engines = {}
     for name, module in stage.modules.items():
         if source is not None and (start or checkpoint.holds(source, name)):
-            checkpoint.load_model(source, module, name)
+            load = checkpoint.load_model if start else load_initial_weights
+            load(source, module, name)
         module.to(worker.device).train()
     for name, module in stage.modules.items():
         engines[name] = build_engine(name, module, stage.optimizer(name), config, worker.device)
         if start is not None:
             engines[name].load_state(OptimizerState(start, name))
     return stage, engines
+
+
+def build_average(
+    config: TrainConfig, worker: WorkerContext, engines: Mapping[str, Engine], start: Path | None
+) -> WeightAverage | None:
+    """The running average of the model's weights as of ``start``, on the rank that writes it."""
+    if not (config.train.ema_decay and worker.is_main):
+        return None
+    average = WeightAverage(engines["model"].trainable, config.train.ema_decay)
+    if start is not None and (state := checkpoint.read_average(start, "model")):
+        average.load(state)
+    return average
 
 
 def check_number(micro_batches: Sequence[ImageTextBatch], config: TrainConfig, step: int) -> None:
@@ -186,9 +203,17 @@ def check_number(micro_batches: Sequence[ImageTextBatch], config: TrainConfig, s
 # ---------------------------------------------------------------- checkpoints
 
 
-def save(config: TrainConfig, worker: WorkerContext, engines: Mapping[str, Engine], state: TrainerState) -> None:
+def save(
+    config: TrainConfig,
+    worker: WorkerContext,
+    engines: Mapping[str, Engine],
+    state: TrainerState,
+    average: WeightAverage | None,
+) -> None:
     """Write a checkpoint, all ranks together, and delete the oldest ones."""
     weights = {name: engine.full_weights() for name, engine in engines.items()}
+    if average is not None:
+        weights[f"{checkpoint.AVERAGE}.model"] = average.state()
     optimizer = {name: engine.named_state(worker.rank, worker.world_size) for name, engine in engines.items()}
     try:
         if worker.is_main:

@@ -13,6 +13,8 @@ _CURVES = (
     ("train/psnr", "PSNR, dB", "on the training pictures of the step"),
     ("train/l1", "L1", "mean absolute error of pixels"),
     ("train/l2", "L2", "mean squared error of pixels"),
+    ("train/perceptual", "LPIPS", "difference as a trained network sees it"),
+    ("train/flow", "Flow matching", "error of the flow decoder's direction"),
     ("train/contrast", "Concept contrast", "telling a picture's nouns from other pictures'"),
     ("train/feature_target", "Feature target", "reading patch statistics from the clustered feature"),
     ("train/adversarial", "Adversarial", "how real the discriminator finds the pictures"),

@@ -201,12 +201,13 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     def absolute(path: str) -> str:
         return path if "://" in path else str(Path(path).absolute())
 
-    init_from = config.checkpoint.init_from
+    init_from, perceptual = config.checkpoint.init_from, config.loss.perceptual_path
     entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
     return config.model_copy(
         update={
             "output_dir": absolute(config.output_dir),
             "data": config.data.model_copy(update={"train": entries}),
+            "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
             "checkpoint": config.checkpoint.model_copy(update={"init_from": init_from and absolute(init_from)}),
         }
     )

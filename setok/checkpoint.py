@@ -4,7 +4,8 @@ A checkpoint is a folder::
 
     runs/NAME/checkpoints/step_00000500/
         config.yaml                            the run's config
-        model.safetensors                      weights of every module: model.…, discriminator.…
+        model.safetensors                      weights of every module: model.…, discriminator.…, and their running
+                                               average where the run keeps one: ema.model.…
         optimizer-00000-of-00002.safetensors   module/parameter/state, each parameter whole and in one of the files
         trainer.json                           step, samples, counters
         manifest.json                          size and SHA-256 of the files above, written last
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 CONFIG, MODEL, TRAINER, MANIFEST = "config.yaml", "model.safetensors", "trainer.json", "manifest.json"
+AVERAGE = "ema"
+"""Stands before the name of a module whose weights' running average it is."""
 _NAME = re.compile(r"step_(\d{8,})")
 _TEMPORARY = "writing_"
 
@@ -279,12 +282,14 @@ class OptimizerState(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def load_model(path: Path, module: nn.Module, prefix: str) -> None:
+def load_model(path: Path, module: nn.Module, prefix: str, *, skip: str | None = None, average: bool = False) -> None:
     """Copy a checkpoint's weights into a module; names and shapes must be exactly those of the module.
 
     Args:
         path: a checkpoint folder, verified by the caller (``resolve`` or ``newest_good``).
         prefix: name of the module in the checkpoint, such as ``model`` or ``model.tokenizer``.
+        skip: names that start with this are passed over in the checkpoint, and stay as they are in the module.
+        average: take the running average of those weights that the checkpoint has one of.
 
     Raises:
         CheckpointError: the checkpoint is of another model; says which keys differ.
@@ -293,11 +298,25 @@ def load_model(path: Path, module: nn.Module, prefix: str) -> None:
     try:
         with safe_open(path / MODEL, framework="pt") as stored:
             names = {key.removeprefix(prefix): key for key in stored.keys() if key.startswith(prefix)}
+            if average:
+                averaged = f"{AVERAGE}.{prefix}"
+                names |= {key.removeprefix(averaged): key for key in stored.keys() if key.startswith(averaged)}
+            kept = {k: v for k, v in module.state_dict().items() if skip is not None and k.startswith(skip)}
+            names = {name: key for name, key in names.items() if skip is None or not name.startswith(skip)}
             shapes = {name: tuple(stored.get_slice(key).get_shape()) for name, key in names.items()}
-            _check_keys(path, prefix, {k: tuple(v.shape) for k, v in module.state_dict().items()}, shapes)
-            module.load_state_dict({name: stored.get_tensor(key) for name, key in names.items()}, strict=True)
+            wanted = {k: tuple(v.shape) for k, v in module.state_dict().items() if k not in kept}
+            _check_keys(path, prefix, wanted, shapes)
+            weights = {name: stored.get_tensor(key) for name, key in names.items()}
+            module.load_state_dict(weights | kept, strict=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path / MODEL} cannot be read: {error}", "use another checkpoint") from error
+
+
+def read_average(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The running average of a module's weights, on the CPU; empty where the run keeps none."""
+    start = f"{AVERAGE}.{prefix}."
+    with safe_open(path / MODEL, framework="pt") as stored:
+        return {key.removeprefix(start): stored.get_tensor(key) for key in stored.keys() if key.startswith(start)}
 
 
 def holds(path: Path, prefix: str) -> bool:

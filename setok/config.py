@@ -35,12 +35,13 @@ class Section(BaseModel):
 class EncoderConfig(Section):
     """The vision encoder: pixels to patch features."""
 
-    kind: Literal["vit", "huggingface"] = "vit"
-    """``vit`` is trained from scratch; ``huggingface`` loads any vision tower that transformers knows."""
+    kind: Literal["vit", "huggingface", "timm"] = "vit"
+    """``vit`` is trained from scratch; ``huggingface`` loads a vision tower of transformers (SigLIP, SigLIP2, CLIP,
+    DINOv2, DINOv3), ``timm`` a vision transformer of timm."""
     path: str | None = None
-    """Local folder or hub id of the tower, for ``huggingface``."""
+    """Local folder or hub id of the tower (``huggingface``), local folder or model name (``timm``)."""
     layer: int = -1
-    """Which hidden layer gives the features: 0 is the embedding, -1 the last one (normalised)."""
+    """Which hidden layer gives the features: 0 is the embedding, -1 the last one (normalised), -2 the one before it."""
     patch_size: int = Field(4, ge=1)
     width: int = Field(96, ge=8)
     depth: int = Field(1, ge=0)
@@ -48,10 +49,11 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> EncoderConfig:
-        if self.kind == "huggingface" and not self.path:
+        if self.kind != "vit" and not self.path:
             raise ConfigError(
-                "encoder.kind=huggingface needs encoder.path, and it is empty",
-                "set it to a local folder with config.json and weights, or to a hub id",
+                f"encoder.kind={self.kind} needs encoder.path, and it is empty",
+                "set it to a local folder with config.json and weights, or to a hub id"
+                + (" or model name of timm" if self.kind == "timm" else ""),
             )
         if self.kind == "vit" and self.width % self.num_heads:
             raise ConfigError(
@@ -62,21 +64,30 @@ class EncoderConfig(Section):
 
 
 class ClusteringConfig(Section):
-    """How patches are grouped into tokens (Density Peaks, Rodriguez & Laio 2014; see setok/models/clustering.py)."""
+    """How patches are grouped into tokens; see setok/models/clustering.
 
-    method: Literal["stick_breaking", "dpc_knn"] = "stick_breaking"
+    A threshold or number that the method does not use is an error, so that a run never seems to depend on it.
+    """
+
+    method: Literal["stick_breaking", "dpc_knn", "cosine_graph", "grid", "kmeans", "resampler"] = "stick_breaking"
+    """The first three let the picture decide the number of tokens; the others always make ``num_tokens``."""
     assignment: Literal["soft", "hard"] = "soft"
     """``soft``: a token is the mask-weighted mean of its patches; ``hard``: the mean of the patches it wins."""
     feature_dim: int | None = Field(None, ge=2)
     """Width of a learned projection that is clustered in place of the encoder's features; ``null`` clusters those."""
     num_neighbors: int = Field(6, ge=1)
-    """Neighbours in the local density."""
+    """``stick_breaking``, ``dpc_knn``, ``kmeans``: neighbours in the local density."""
     score_threshold: float = Field(0.2, ge=0.0)
     """``dpc_knn``: patches whose score exceeds this become centres."""
     relative_threshold: bool = True
     """``dpc_knn``: read ``score_threshold`` as a share of the image's best score."""
+    similarity_threshold: float = Field(0.7, ge=-1.0, lt=1.0)
+    """``cosine_graph``: θ, patches of a higher cosine similarity are linked."""
     num_clusters: int | None = Field(None, ge=1)
-    """``dpc_knn``: take exactly this many best-scored centres and ignore the threshold."""
+    """``dpc_knn``: take exactly this many best-scored centres and ignore the threshold; ``grid``, ``kmeans``,
+    ``resampler``: number of tokens, ``null`` for ``max_tokens``."""
+    num_iterations: int = Field(10, ge=0)
+    """``kmeans``: how often the centres are recomputed."""
     sharpness: float | None = Field(None, gt=0.0)
     """``stick_breaking``: c of φ(u,v)=exp(−‖u−v‖²·c·ln 2); ``null`` means ``max_tokens``, as GENESIS-V2 does."""
     stop_mass: float = Field(2.0, ge=0.0)
@@ -85,6 +96,11 @@ class ClusteringConfig(Section):
     """``stick_breaking``: stop when less than this share of the image is left unexplained."""
     min_tokens: int = Field(1, ge=1)
     max_tokens: int = Field(12, ge=1)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of every image, for methods that make a fixed number; otherwise the most there can be."""
+        return self.num_clusters or self.max_tokens
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusteringConfig:
@@ -98,7 +114,32 @@ class ClusteringConfig(Section):
                 f"clustering.num_clusters={self.num_clusters} is above clustering.max_tokens={self.max_tokens}",
                 f"set clustering.max_tokens={self.num_clusters}",
             )
+        if self.num_clusters is not None and self.num_clusters < self.min_tokens:
+            raise ConfigError(
+                f"clustering.num_clusters={self.num_clusters} is below clustering.min_tokens={self.min_tokens}",
+                f"set clustering.min_tokens={self.num_clusters}",
+            )
+        for key, methods in _CLUSTERING_KNOBS.items():
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default and self.method not in methods:
+                raise ConfigError(
+                    f"clustering.{key}={value} has no part in clustering.method={self.method}",
+                    f"set clustering.{key}={'null' if default is None else default} or leave it out;"
+                    f" it belongs to {', '.join(methods)}",
+                )
         return self
+
+
+_CLUSTERING_KNOBS = {
+    "num_neighbors": ("stick_breaking", "dpc_knn", "kmeans"),
+    "score_threshold": ("dpc_knn",),
+    "relative_threshold": ("dpc_knn",),
+    "similarity_threshold": ("cosine_graph",),
+    "num_clusters": ("dpc_knn", "grid", "kmeans", "resampler"),
+    "num_iterations": ("kmeans",),
+}
+"""Which methods use a setting. Those that presets tune for ``stick_breaking`` are not here: ``--set
+model.clustering.method=kmeans`` must work on any preset, so that tokenizers can be swapped and compared."""
 
 
 class MergerConfig(Section):
@@ -112,9 +153,25 @@ class MergerConfig(Section):
     """Add 2-D positions to the patches before merging."""
 
 
+class FlowConfig(Section):
+    """The flow decoder: carries the pixel decoder's picture to one that is as sharp as real ones (setok/models/flow.py)."""
+
+    depth: int = Field(2, ge=1)
+    patch_size: int = Field(4, ge=1)
+    """Side of the squares that it works on; their pixels must fit into ``detokenizer.width`` channels."""
+    noise: float = Field(0.2, gt=0.0)
+    """Deviation of the noise on the pixel decoder's picture, where black to white is 2."""
+    sampling_steps: int = Field(8, ge=1)
+    """Euler steps at inference; can be changed there."""
+
+
 class DetokenizerConfig(Section):
     """Tokens to pixels: learnable mask tokens query the semantic tokens."""
 
+    kind: Literal["pixels", "flow"] = "pixels"
+    """``flow`` refines the plain decoder's picture with a rectified flow: sharper from few tokens, and slower."""
+    flow: FlowConfig = FlowConfig()
+    """Used with ``kind: flow``."""
     width: int = Field(96, ge=8)
     depth: int = Field(2, ge=1)
     num_heads: int = Field(3, ge=1)
@@ -170,6 +227,15 @@ class TokenizerConfig(Section):
         checks = [("detokenizer.patch_size", self.detokenizer.patch_size)]
         if self.encoder.kind == "vit":
             checks.append(("encoder.patch_size", self.encoder.patch_size))
+        if self.detokenizer.kind == "flow":
+            side, width = self.detokenizer.flow.patch_size, self.detokenizer.width
+            checks.append(("detokenizer.flow.patch_size", side))
+            if 3 * side**2 > width:
+                raise ConfigError(
+                    f"detokenizer.flow.patch_size={side} gives squares of {3 * side**2} values, which do not fit into"
+                    f" detokenizer.width={width} channels",
+                    f"use at most {math.isqrt(width // 3)}, or a wider detokenizer",
+                )
         for key, size in checks:
             if self.image_size % size:
                 allowed = [s for s in (2, 4, 7, 8, 14, 16, 32) if self.image_size % s == 0]
@@ -192,6 +258,12 @@ class TokenizerLossConfig(Section):
 
     l1: float = Field(1.0, ge=0.0)
     l2: float = Field(1.0, ge=0.0)
+    flow: float = Field(1.0, gt=0.0)
+    """Flow matching, with ``model.detokenizer.kind: flow``."""
+    perceptual: float = Field(0.0, ge=0.0)
+    """LPIPS (Zhang et al. 2018); without ``perceptual_path`` the term is off, and the log says so."""
+    perceptual_path: str | None = None
+    """File or folder with LPIPS's weights, as ``python -m setok.models.perceptual`` writes them."""
     contrast: float = Field(1.0, ge=0.0)
     contrast_temperature: float = Field(0.1, gt=0.0)
     feature_target: float = Field(0.0, ge=0.0)
@@ -202,6 +274,8 @@ class TokenizerLossConfig(Section):
     adversarial: float = Field(0.0, ge=0.0)
     adversarial_start_step: int = Field(0, ge=0)
     adversarial_adaptive: bool = True
+    distillation: float = Field(0.0, ge=0.0)
+    """Keeps an encoder that is trained near what it was: 1 − cosine to the features of a frozen copy of it."""
 
 
 # ---------------------------------------------------------------- data
@@ -276,6 +350,10 @@ class TrainSection(Section):
     """Samples that one worker puts through the model at once."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: matrix products in bfloat16 (autocast); weights and optimizer stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay of a running average of the weights, such as 0.999, which evaluation and inference then use; 0 keeps none."""
     deterministic: bool = False
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
@@ -396,6 +474,22 @@ class TrainConfig(Job):
                 f"optim.kind=muon needs whole matrices, and deepspeed.zero_stage={self.deepspeed.zero_stage} cuts them up",
                 "set deepspeed.zero_stage=0, or optim.kind=adamw",
             )
+        if self.loss.distillation and self.optim.learning_rate_scale.get("encoder") == 0:
+            raise ConfigError(
+                f"loss.distillation={self.loss.distillation:g} keeps an encoder near what it was that is frozen anyway",
+                "set loss.distillation=0, or optim.learning_rate_scale.encoder to a small factor such as 0.1",
+            )
+        if self.train.ema_decay and shards and self.deepspeed.zero_stage == 3:
+            raise ConfigError(
+                f"train.ema_decay={self.train.ema_decay:g} needs whole weights, and deepspeed.zero_stage=3 cuts them up",
+                "set deepspeed.zero_stage=2, or train.ema_decay=0",
+            )
+        if self.loss.perceptual and self.model.image_size < 16:
+            raise ConfigError(
+                f"loss.perceptual={self.loss.perceptual:g} needs pictures of at least 16 pixels, and"
+                f" model.image_size={self.model.image_size}",
+                "set loss.perceptual=0, or raise model.image_size",
+            )
         parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
         for part in self.optim.learning_rate_scale:
             if part not in parts:
@@ -418,6 +512,10 @@ class EvaluateConfig(Job):
     batch_size: int = Field(50, ge=1)
     num_replicas: int = Field(1, ge=1)
     use_gpu: bool = False
+    weights: Literal["ema", "raw"] = "ema"
+    """``ema``: the running average where the run kept one (``train.ema_decay``); ``raw``: where its last step landed."""
+    sampling_steps: int | None = Field(None, ge=0)
+    """Steps of a flow decoder: ``null`` takes those of its config, 0 shows the plain decoder's picture beneath it."""
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from setok.batch import VisualTokens
 
 # Okabe & Ito (2008), then Tol's "muted" and "light" schemes (2021): neighbours in the list differ for colour-blind readers too.
 PALETTE: UInt8[np.ndarray, "colours 3"] = np.array(
@@ -42,6 +45,26 @@ def token_map(
     edge[1:, :] |= labels[1:, :] != labels[:-1, :]
     shade = np.where(edge, 0.35 * shade, shade)
     return (colours * shade[..., None]).astype(np.uint8)
+
+
+def draw_tokens(
+    image: UInt8[Tensor, "3 height width"] | UInt8[np.ndarray, "height width 3"],
+    tokens: VisualTokens,
+    *,
+    index: int = 0,
+    opacity: float = 0.5,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The token map over a picture.
+
+    Args:
+        image: the picture that was tokenized, or the same at another size.
+        tokens: what ``SeTok.tokenize`` made of its batch.
+        index: which picture of the batch it is.
+        opacity: 0 leaves the picture, 1 shows the map alone.
+    """
+    pixels = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) else image
+    colours = token_map(tokens.assignment[index].cpu().numpy(), tokens.grid, (pixels.shape[0], pixels.shape[1]))
+    return (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
 
 
 def image_grid(

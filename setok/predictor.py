@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +42,13 @@ class Predictor:
         self._concepts = build_concept_encoder(config.concepts)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> Predictor:
+    def from_checkpoint(
+        cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema"
+    ) -> Predictor:
         """Load a run's newest good checkpoint, or the checkpoint folder itself.
+
+        Args:
+            weights: ``ema`` takes the running average of the weights where the run kept one; ``raw`` never does.
 
         Raises:
             CheckpointError: nothing there can be loaded.
@@ -50,7 +56,7 @@ class Predictor:
         folder = resolve(path)
         config = read_config(folder)
         task = TokenizerTask(config, build_concept_encoder(config.concepts).dim)
-        load_model(folder, task, "model")
+        load_model(folder, task, "model", average=weights == "ema")
         return cls(config, task, torch.device(device))
 
     @property
@@ -65,7 +71,13 @@ class Predictor:
 
     @torch.no_grad()
     def reconstruct(
-        self, batch: ImageTextBatch, *, concepts: Sequence[str] = (), clustering: ClusteringConfig | None = None
+        self,
+        batch: ImageTextBatch,
+        *,
+        concepts: Sequence[str] = (),
+        clustering: ClusteringConfig | None = None,
+        sampling_steps: int | None = None,
+        seed: int = 0,
     ) -> Reconstruction:
         """Tokenize pictures and paint them back.
 
@@ -73,13 +85,15 @@ class Predictor:
             batch: pictures of the model's size.
             concepts: phrases to score every picture with.
             clustering: replaces the trained setting: another threshold, another token budget.
+            sampling_steps: of a flow decoder; ``None`` takes those of its config, 0 the plain decoder's picture.
+            seed: of the noise that a flow decoder starts from.
         """
         batch = batch.to(self.device)
         tokenizer = self._task.tokenizer
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.bf16):
             visual = tokenizer.tokenize(batch.pixel_values, clustering)
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
-            pixels = tokenizer.detokenize(visual.tokens, visual.mask, size)
+            pixels = tokenizer.detokenize(visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps)
         scores = self._score(visual, concepts) if concepts and self.knows_concepts else None
         return Reconstruction(pixels=pixels.float().clamp(0, 1), tokens=visual, concept_scores=scores)
 

@@ -6,14 +6,18 @@ module its turn over them.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext
+from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext, VisualTokens
+from setok.checkpoint import load_model
 from setok.collectives import all_gather_rows, all_reduce_sum
 from setok.config import TrainConfig
 from setok.losses import (
@@ -26,9 +30,17 @@ from setok.losses import (
 from setok.models.concepts import build_concept_encoder, phrase_ids
 from setok.models.detokenizer import Painting
 from setok.models.discriminator import Discriminator
+from setok.models.distillation import FeatureTeacher
+from setok.models.flow import flow_loss
 from setok.models.layers import Block, CrossBlock
+from setok.models.perceptual import Perceptual, load_perceptual
 from setok.models.tokenizer import SeTok, patchify
 from setok.optim import build_optimizer
+
+TEACHER = "teacher."
+"""Names of the weights of the frozen copy that distillation keeps to."""
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
@@ -53,7 +65,7 @@ class TokenizerTask(nn.Module):
 
     def __init__(self, config: TrainConfig, concept_dim: int) -> None:
         super().__init__()
-        self.loss = config.loss
+        self.loss, self.seed = config.loss, config.seed
         self.bf16 = config.train.precision == "bf16"
         self.tokenizer = SeTok(config.model)
         width, feature = config.model.detokenizer.width, self.tokenizer.clustering.width
@@ -65,17 +77,25 @@ class TokenizerTask(nn.Module):
             # A readout that starts small leaves it to the features to spread out; one of ordinary size reads colour from
             # small differences, and what is left of the unit sphere fills with position (full ARI 0.39 against 0.85).
             nn.init.normal_(self.feature_target.weight, std=0.01)
+        if self.loss.distillation:
+            self.teacher = FeatureTeacher(self.tokenizer.encoder)
+        if config.train.gradient_checkpointing:
+            self.tokenizer.gradient_checkpointing_enable()
         # In a tuple, so that it is not registered: the discriminator learns in a turn of its own.
         self.critic: tuple[Discriminator, ...] = ()
+        self.perceptual: Perceptual | None = None  # the stage loads it: inference does without
         _freeze(self, config)
 
     def forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
         """This micro-batch's share of the global mean loss."""
         with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
-            visual = self.tokenizer.tokenize(batch.pixel_values)
+            encoded = self.tokenizer.encoder(batch.pixel_values)
+            visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values)
+            strayed = self.teacher(batch.pixel_values, encoded) if self.loss.distillation else None
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
             painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size)
-        target = batch.pixel_values.float() / 255
+            target = batch.pixel_values.float() / 255
+            flow = self._flow(painting, target, visual, batch.ids, context.step)
 
         def share(per_image: Float[Tensor, " batch"], total: float) -> Float[Tensor, ""]:
             return (per_image * batch.valid).sum() / max(total, 1.0)
@@ -84,6 +104,12 @@ class TokenizerTask(nn.Module):
             "l1": share(pixel_loss(painting.pixels, target, 1), context.num_images),
             "l2": share(pixel_loss(painting.pixels, target, 2), context.num_images),
         }
+        if flow is not None:
+            parts["flow"] = share(flow, context.num_images)
+        reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
+        if self.perceptual is not None:
+            parts["perceptual"] = share(self.perceptual(painting.pixels, target), context.num_images)
+            reconstruction = reconstruction + self.loss.perceptual * parts["perceptual"]
         if self.loss.contrast and context.concepts is not None:
             tokens = self.contrast(visual.tokens.float())
             bank, heat = context.concepts, self.loss.contrast_temperature
@@ -93,10 +119,16 @@ class TokenizerTask(nn.Module):
             parts["feature_target"] = share(
                 self._feature_target(visual.features, target, visual.grid), context.num_images
             )
-        reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
+        if strayed is not None:
+            parts["distillation"] = share(strayed, context.num_images)
         total = reconstruction + sum(
             weight * parts[name]
-            for name, weight in (("contrast", self.loss.contrast), ("feature_target", self.loss.feature_target))
+            for name, weight in (
+                ("contrast", self.loss.contrast),
+                ("feature_target", self.loss.feature_target),
+                ("distillation", self.loss.distillation),
+                ("flow", self.loss.flow),
+            )
             if name in parts
         )
         if self.critic and context.step >= self.loss.adversarial_start_step:
@@ -113,6 +145,21 @@ class TokenizerTask(nn.Module):
         return LossOutput(
             loss=total, parts=detached, reconstruction=pixels, assignment=visual.assignment, grid=visual.grid
         )
+
+    def _flow(
+        self,
+        painting: Painting,
+        target: Float[Tensor, "batch 3 height width"],
+        visual: VisualTokens,
+        ids: Sequence[str],
+        step: int,
+    ) -> Float[Tensor, " batch"] | None:
+        """Flow matching, where there is a flow decoder; its random numbers come from seed, step and sample id."""
+        head = self.tokenizer.detokenizer.flow
+        if head is None:
+            return None
+        keys = [f"{self.seed}/{step}/{name}" for name in ids]
+        return flow_loss(head, painting.pixels, target, visual.tokens, visual.mask, keys)
 
     def _feature_target(
         self,
@@ -167,12 +214,22 @@ class DiscriminatorTask(nn.Module):
 
 
 class TokenizerStage:
-    """Stage 1: reconstruction, concept contrast, and a discriminator where its weight is above zero."""
+    """Stage 1: reconstruction, concept contrast, and a discriminator where its weight is above zero.
+
+    With a flow decoder, reconstruction, PSNR, LPIPS and the adversarial term are those of the plain decoder beneath it, which
+    gives the flow its start; sampling is left to inference.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.concepts = build_concept_encoder(config.concepts)
+        # Also where the model is only counted, on the meta device: the width of a text tower comes from running it.
+        with torch.device("cpu"):
+            self.concepts = build_concept_encoder(config.concepts)
         model = TokenizerTask(config, self.concepts.dim)
+        if config.loss.perceptual and config.loss.perceptual_path is None:
+            _say_once("loss.perceptual is above 0 and loss.perceptual_path is empty: the perceptual term is off")
+        elif config.loss.perceptual and config.loss.perceptual_path is not None:
+            model.perceptual = load_perceptual(config.loss.perceptual_path)
         self.modules: dict[str, nn.Module] = {"model": model}
         if config.loss.adversarial:
             discriminator = Discriminator(config.discriminator)
@@ -226,9 +283,27 @@ class TokenizerStage:
         return build_optimizer(module.named_parameters(), optim, matrices=block_matrices(module))
 
 
+@functools.cache
+def _say_once(message: str) -> None:
+    """Log a warning the first time only: a run builds its stage to be described, and again to be trained."""
+    logger.warning(message)
+
+
 def build_stage(config: TrainConfig) -> Stage:
     """The stage that ``config`` describes, with freshly initialised (or pretrained) modules."""
     return TokenizerStage(config)
+
+
+def load_initial_weights(source: Path, module: nn.Module, name: str) -> None:
+    """A new run's weights from another run's checkpoint; the copy that distillation keeps to is one of these weights.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model.
+    """
+    # From the running average, where there is one: it is the better model.
+    load_model(source, module, name, skip=TEACHER, average=True)
+    if isinstance(module, TokenizerTask) and module.loss.distillation:
+        module.teacher.follow(module.tokenizer.encoder)
 
 
 def block_matrices(module: nn.Module) -> frozenset[str]:

@@ -63,8 +63,9 @@ def estimate_memory(config: TrainConfig, parts: list[Part]) -> Memory:
     total = sum(part.parameters for part in parts)
     trainable = sum(part.trainable for part in parts)
     copies = ADAM_STATES + (1 if stage else 0)
+    average = FP32 * trainable if config.train.ema_decay else 0  # on the first worker, which needs the most
     return Memory(
-        weights=FP32 * total // (workers if stage == 3 else 1),
+        weights=FP32 * total // (workers if stage == 3 else 1) + average,
         gradients=FP32 * trainable // (workers if stage >= 2 else 1),
         optimizer=copies * FP32 * trainable // (workers if stage else 1),
     )

@@ -60,6 +60,15 @@ def decode_image(
             return _decode_with_pillow(header)
 
 
+def upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels of a picture that Pillow has open, turned upright, transparency on white.
+
+    Raises:
+        DataError: its file is damaged, or its pixels have no fixed range.
+    """
+    return _decode_with_pillow(image)
+
+
 def decode_and_resize(data: bytes, size: int, *, max_side: int = DEFAULT_MAX_SIDE) -> UInt8[np.ndarray, "3 size size"]:
     """RGB pixels of the centre square of a picture: the shorter side scaled to ``size``, the longer one cropped.
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from setok.config import DetokenizerConfig
+from setok.models.flow import FlowHead
 from setok.models.layers import CrossBlock, sincos_positions
 
 
@@ -23,7 +24,10 @@ class Painting:
 
 
 class Detokenizer(nn.Module):
-    """[cross-attention, feed-forward, self-attention, feed-forward] × depth, then a linear layer to pixels."""
+    """[cross-attention, feed-forward, self-attention, feed-forward] × depth, then a linear layer to pixels.
+
+    With ``kind: flow`` it also holds the flow decoder that goes on from its picture.
+    """
 
     def __init__(self, config: DetokenizerConfig) -> None:
         super().__init__()
@@ -35,6 +39,7 @@ class Detokenizer(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self.to_pixels = nn.Linear(config.width, 3 * config.patch_size**2)
+        self.flow = FlowHead(config) if config.kind == "flow" else None
 
     def forward(
         self,
@@ -45,6 +50,7 @@ class Detokenizer(nn.Module):
         """Paint pictures of ``size`` (height, width) pixels; padding tokens (mask False) are not looked at."""
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
         x = (self.query + sincos_positions((rows, columns), self.width).to(self.query)).expand(len(tokens), -1, -1)
+        tokens = tokens.to(self.query.dtype)
         for block in self.blocks:
             x = block(x, tokens, mask.unsqueeze(1))
         hidden = self.norm(x)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from setok.models.packing import Packing, attend_inside
+
+ROWS_AT_ONCE = 2048
+"""Without gradients the feed-forward layers of packed patches take this many rows at a time."""
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "patches width"]:
@@ -41,14 +49,20 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch queries width"],
         y: Float[Tensor, "batch keys width"],
-        mask: Bool[Tensor, "batch #queries keys"] | None = None,
+        mask: Bool[Tensor, "batch #queries keys"] | Packing | None = None,
     ) -> Float[Tensor, "batch queries width"]:
+        """A ``Packing`` keeps attention inside clusters; ``x`` is then ``y``, sorted by cluster."""
+        if isinstance(mask, Packing):
+            qkv = torch.cat([self.query(x), self.key_value(y)], dim=-1)
+            qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
+            attended = attend_inside(qkv.float() if x.device.type == "cpu" else qkv, mask)
+            return self.output(rearrange(attended, "b n h d -> b n (h d)").to(x.dtype))
         q = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.key_value(y), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         if x.device.type == "cpu":
             q, k, v = q.float(), k.float(), v.float()
         attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.unsqueeze(1))
-        return self.output(rearrange(attended, "b h n d -> b n (h d)"))
+        return self.output(rearrange(attended, "b h n d -> b n (h d)").to(x.dtype))
 
 
 def feed_forward(width: int, ratio: float) -> nn.Sequential:
@@ -57,7 +71,25 @@ def feed_forward(width: int, ratio: float) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-class Block(nn.Module):
+class CheckpointedModule(nn.Module):
+    """A module that can forget its activations and compute them again in the backward pass; takes positional arguments."""
+
+    gradient_checkpointing = False
+
+    def __call__(self, *args: Any) -> Any:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False)
+        return super().__call__(*args)
+
+
+def enable_checkpointing(module: nn.Module) -> None:
+    """Switch recomputation on in every block inside ``module``."""
+    for child in module.modules():
+        if isinstance(child, CheckpointedModule):
+            child.gradient_checkpointing = True
+
+
+class Block(CheckpointedModule):
     """Pre-norm transformer block: self-attention, feed-forward."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
@@ -67,14 +99,17 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(width, mlp_ratio)
 
     def forward(
-        self, x: Float[Tensor, "batch n width"], mask: Bool[Tensor, "batch #n n"] | None = None
+        self, x: Float[Tensor, "batch n width"], mask: Bool[Tensor, "batch #n n"] | Packing | None = None
     ) -> Float[Tensor, "batch n width"]:
         y = self.norm(x)
         x = x + self.attention(y, y, mask)
-        return x + self.feed_forward(x)
+        if torch.is_grad_enabled() or not isinstance(mask, Packing):
+            return x + self.feed_forward(x)
+        rows = x.flatten(0, 1).split(ROWS_AT_ONCE)  # keeps the widened rows in the cache, and never holds them all
+        return x + torch.cat([self.feed_forward(part) for part in rows]).view_as(x)
 
 
-class CrossBlock(nn.Module):
+class CrossBlock(CheckpointedModule):
     """Cross-attention to tokens, feed-forward, then a self-attention block: one layer of the detokenizer."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:

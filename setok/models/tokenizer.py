@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from setok.batch import VisualTokens
-from setok.config import ClusteringConfig, MergerConfig, TokenizerConfig
-from setok.models.clustering import Clusters, cluster
+from setok.config import ClusteringConfig, TokenizerConfig
+from setok.errors import ConfigError, DataError
+from setok.models import pretrained as pretrained_files
+from setok.models.clustering import Clusters, Resampler, cluster
+from setok.models.clustering.interface import require_finite
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
-from setok.models.layers import Block, sincos_positions
+from setok.models.flow import sample
+from setok.models.layers import enable_checkpointing
+from setok.models.merger import TokenMerger
 
 
 class ClusteringHead(nn.Module):
@@ -23,61 +30,87 @@ class ClusteringHead(nn.Module):
         self.config = config
         self.width = config.feature_dim or width
         self.project = nn.Linear(width, config.feature_dim) if config.feature_dim else nn.Identity()
-
-    def forward(
-        self, features: Float[Tensor, "batch patches width"], config: ClusteringConfig | None = None
-    ) -> tuple[Clusters, Float[Tensor, "batch patches feature"]]:
-        """Clusters, and the unit-length features they were made from; ``config`` replaces the trained setting."""
-        with torch.autocast(features.device.type, enabled=False):
-            projected = nn.functional.normalize(self.project(features.float()), dim=-1)
-            return cluster(projected, config or self.config), projected
-
-
-class TokenMerger(nn.Module):
-    """Patches of a cluster talk to each other, are averaged into one token, and tokens talk to each other."""
-
-    def __init__(self, config: MergerConfig, width: int, token_width: int) -> None:
-        super().__init__()
-        self.position = config.position
-        self.width = token_width
-        self.enter = nn.Linear(width, token_width) if width != token_width else nn.Identity()
-        heads, ratio = config.num_heads, config.mlp_ratio
-        self.intra = nn.ModuleList(Block(token_width, heads, ratio) for _ in range(config.intra_layers))
-        self.inter = nn.ModuleList(Block(token_width, heads, ratio) for _ in range(config.inter_layers))
-        self.norm = nn.LayerNorm(token_width)
+        self.resampler = Resampler(config.num_tokens, self.width) if config.method == "resampler" else None
 
     def forward(
         self,
         features: Float[Tensor, "batch patches width"],
-        assignment: Int[Tensor, "batch patches"],
-        weights: Float[Tensor, "batch clusters patches"],
-        mask: Bool[Tensor, "batch clusters"],
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "batch clusters token_width"]:
-        """One token per cluster; rows of padding clusters carry no meaning."""
-        x = self.enter(features)
-        if self.position:
-            x = x + sincos_positions(grid, self.width).to(x)
-        same_cluster = assignment.unsqueeze(1) == assignment.unsqueeze(2)
-        for block in self.intra:
-            x = block(x, same_cluster)
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = weights @ x.float()
-        for block in self.inter:
-            tokens = block(tokens, mask.unsqueeze(1))
-        return self.norm(tokens.float())
+        config: ClusteringConfig | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
+    ) -> tuple[Clusters, Float[Tensor, "batch patches feature"]]:
+        """Clusters, and the unit-length features they were made from.
+
+        Args:
+            features: of the encoder.
+            config: replaces the trained setting, for example another threshold, budget or method.
+            grid: rows and columns of patches.
+            patch_mask: True for real patches.
+
+        Raises:
+            ConfigError: a resampler that was not trained, or more queries than it has.
+            TrainingError: a feature is not finite.
+        """
+        setting = config or self.config
+        if patch_mask is not None:
+            features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        with torch.autocast(features.device.type, enabled=False):
+            project = self.project
+            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
+                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
+            projected = nn.functional.normalize(features.float(), dim=-1)
+            if setting.method != "resampler":
+                return cluster(projected, setting, grid=grid, patch_mask=patch_mask), projected
+            queries = 0 if self.resampler is None else len(self.resampler.queries)
+            if self.resampler is None or setting.num_tokens > queries:
+                raise ConfigError(
+                    f"clustering.method=resampler is asked for {setting.num_tokens} tokens, and the model has {queries} queries",
+                    f"ask for at most {queries}, or train a model with clustering.method=resampler"
+                    f" and clustering.max_tokens={setting.max_tokens}",
+                )
+            require_finite(projected)
+            return self.resampler(projected, setting.num_tokens, patch_mask), projected
 
 
 class SeTok(nn.Module):
     """The tokenizer: encoder → clustering → merger → tokens → detokenizer → pixels."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, *, pretrained: bool = True) -> None:
+        """Build it; ``pretrained=False`` leaves a pretrained encoder without its weights, for those that come after."""
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(config.encoder)
+        self.encoder = build_encoder(config.encoder, pretrained=pretrained)
+        try:
+            self.encoder.grid(config.image_size, config.image_size)
+        except DataError as error:
+            raise ConfigError(f"image_size={config.image_size}: {error.problem}", error.remedy) from error
         self.clustering = ClusteringHead(config.clustering, self.encoder.width)
         self.merger = TokenMerger(config.merger, self.encoder.width, config.detokenizer.width)
         self.detokenizer = Detokenizer(config.detokenizer)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> SeTok:
+        """A tokenizer that ``save_pretrained`` or ``setok.export.export_tokenizer`` wrote, in evaluation mode on the CPU.
+
+        Args:
+            path: its folder, or a hub id.
+            dtype: of the weights, whatever they are stored in.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged or of another version.
+        """
+        folder = pretrained_files.local_folder(path)
+        model = cls(pretrained_files.read_config(folder), pretrained=False)
+        pretrained_files.read_weights(folder, model)
+        return model.to(dtype).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors, preprocessor_config.json, and the architecture of a pretrained encoder."""
+        folder = Path(folder)
+        pretrained_files.write(folder, self.config, self, self.encoder.layer)
+        pretrained_files.write_preprocessor(folder, self.config, self.encoder.patch_size)
+        self.encoder.save_architecture(folder / pretrained_files.ENCODER)
 
     def tokenize(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None
@@ -88,11 +121,20 @@ class SeTok(nn.Module):
             pixel_values: uint8 pictures.
             clustering: replaces the trained clustering settings, for example another threshold or token budget.
         """
-        features = self.encoder(pixel_values)
+        return self.tokenize_features(self.encoder(pixel_values), pixel_values, clustering)
+
+    def tokenize_features(
+        self,
+        features: Float[Tensor, "batch patches encoder_width"],
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        clustering: ClusteringConfig | None = None,
+    ) -> VisualTokens:
+        """``tokenize`` where the encoder's features of the pictures are there already."""
         grid = self.encoder.grid(*pixel_values.shape[-2:])
-        clusters, clustered = self.clustering(features, clustering)
+        clusters, clustered = self.clustering(features, clustering, grid=grid)
         setting = clustering or self.config.clustering
-        weights = clusters.pooling_weights(setting.assignment)
+        by_mean = setting.assignment == "hard" and clusters.weights is None
+        weights = None if by_mean else clusters.pooling_weights(setting.assignment)
         tokens = self.merger(features, clusters.assignment, weights, clusters.mask, grid)
         return VisualTokens(
             tokens=tokens,
@@ -104,10 +146,47 @@ class SeTok(nn.Module):
         )
 
     def detokenize(
-        self, tokens: Float[Tensor, "batch tokens channels"], mask: Bool[Tensor, "batch tokens"], size: tuple[int, int]
+        self,
+        tokens: Float[Tensor, "batch tokens token_width"],
+        mask: Bool[Tensor, "batch tokens"],
+        size: tuple[int, int],
+        *,
+        seed: int = 0,
+        sampling_steps: int | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width)."""
-        return self.detokenizer(tokens, mask, size).pixels
+        """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width).
+
+        Args:
+            seed: of the noise that a flow decoder starts from; no other decoder is random.
+            sampling_steps: steps of a flow decoder; ``None`` takes those of the config, 0 the plain decoder's picture.
+        """
+        pixels: Tensor = self.detokenizer(tokens, mask, size).pixels
+        flow = self.detokenizer.flow
+        steps = 0 if flow is None else flow.sampling_steps if sampling_steps is None else sampling_steps
+        if flow is None or not steps:
+            return pixels
+        generator = torch.Generator().manual_seed(seed)
+        return sample(flow, pixels, tokens, mask, generator=generator, steps=steps)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Compute activations again in the backward pass, while in training mode, and do not keep them."""
+        enable_checkpointing(self)
+        self.encoder.gradient_checkpointing_enable()
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        clustering: ClusteringConfig | None = None,
+        *,
+        seed: int = 0,
+        sampling_steps: int | None = None,
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        """What is left of pictures when they go through their tokens; arguments as in ``tokenize`` and ``detokenize``."""
+        visual = self.tokenize(pixel_values, clustering)
+        size = (pixel_values.shape[-2], pixel_values.shape[-1])
+        pixels = self.detokenize(visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps)
+        return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def forward(
         self, pixel_values: UInt8[Tensor, "batch 3 height width"]

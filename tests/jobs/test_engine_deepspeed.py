@@ -94,6 +94,7 @@ def stops_before_update(config: Any) -> dict[str, Any]:
 
 def script(out: Path) -> None:
     from setok.checkpoint import verify
+    from setok.ema import WeightAverage
     from tests.fakes import train_config, train_steps
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -113,10 +114,24 @@ def script(out: Path) -> None:
         saved[name] = store(engines["model"], config, out / name, CUT, rank, world)
         losses += train_steps(stage, engines, CUT, STEPS, rank=rank)
         weights[name] = engines["model"].full_weights()
+        # ZeRO-3 leaves no whole weights to average, and the config refuses it.
+        average = WeightAverage({} if name == "zero3" else engines["model"].trainable, 0.5)
         start = time.perf_counter()
         train_steps(stage, engines, STEPS, config.train.steps, rank=rank)
         seconds = (time.perf_counter() - start) / (config.train.steps - STEPS)
-        found[name] = {"losses": losses, "problems": verify(saved[name]), "ms_per_step": 1e3 * seconds}
+        average.update(step=100)
+        last = engines["model"].full_weights()
+        found[name] = {
+            "losses": losses,
+            "problems": verify(saved[name]),
+            "ms_per_step": 1e3 * seconds,
+            "average": all(
+                torch.allclose(value, 0.5 * weights[name][key] + 0.5 * last[key], atol=1e-7)
+                and not torch.equal(value, last[key])
+                for key, value in average.state().items()
+                if rank == 0
+            ),
+        }
     for writer, reader in [(n, n) for n in cases] + [("zero2", "zero0"), ("torch", "zero3"), ("zero3", "zero1")]:
         stage, engines = make(cases[reader], saved[writer])
         losses = train_steps(stage, engines, CUT, STEPS, rank=rank)
@@ -181,6 +196,11 @@ def test_resume_is_exact(found: dict[str, Any], name: str) -> None:
     resumed = found[f"{name}>{name}"]
     assert resumed["losses"] == found[name]["losses"][CUT:]
     assert resumed["equal"]
+
+
+@pytest.mark.parametrize("name", ["torch", "zero0", "zero1", "zero2"])
+def test_the_running_average_is_that_of_whole_weights(found: dict[str, Any], name: str) -> None:
+    assert found[name]["average"]
 
 
 @pytest.mark.parametrize("pair", ["zero2>zero0", "torch>zero3", "zero3>zero1"])

@@ -24,7 +24,7 @@ from setok.config import (
 )
 from setok.errors import ConfigError
 
-NUM_PRESETS = 7
+NUM_PRESETS = 8
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
 INGEST = {"job": "ingest", "name": "x", "sources": [{"kind": "folder", "path": "p"}], "output": "o"}
 
@@ -136,6 +136,11 @@ def test_configs_do_not_change() -> None:
         ({"model": {"clustering": {"min_tokens": 9, "max_tokens": 4}}}, "min_tokens=9 .*max_tokens=4", "lower"),
         ({"model": {"clustering": {"num_clusters": 20}}}, "num_clusters=20", "max_tokens=20"),
         ({"model": {"encoder": {"kind": "huggingface"}}}, "encoder.path", "local folder"),
+        (
+            {"loss": {"perceptual": 0.5}, "model": {"image_size": 8, "detokenizer": {"patch_size": 8}}},
+            r"loss.perceptual=0.5 .*at least 16 pixels.*image_size=8",
+            "loss.perceptual=0",
+        ),
         ({"concepts": {"prompt": "A photo"}}, "'A photo'", "{}"),
     ],
 )

@@ -1,0 +1,144 @@
+"""A tokenizer as a folder, as Hugging Face lays models out: config.json, model.safetensors, preprocessor_config.json.
+
+The architecture of a pretrained encoder lies in ``encoder/``, so the folder needs nothing from elsewhere. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from setok.config import TokenizerConfig
+from setok.errors import CheckpointError
+
+FORMAT = 1
+CONFIG, WEIGHTS, PREPROCESSOR, ENCODER = "config.json", "model.safetensors", "preprocessor_config.json", "encoder"
+
+
+def local_folder(path: str | Path) -> Path:
+    """The folder that a path or a hub id means; fetched from the hub where it is no folder.
+
+    Raises:
+        CheckpointError: there is no such folder, and the hub has none or cannot be reached.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        if (folder / CONFIG).is_file():
+            return folder
+        raise CheckpointError(
+            f"{folder} holds no {CONFIG}, so it is no exported tokenizer",
+            "give the folder that save_pretrained wrote; a training run becomes one with"
+            " setok.export.export_tokenizer(run, folder)",
+        )
+    import huggingface_hub  # slow to import, and not needed for local folders
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = huggingface_hub.snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"])
+    except (OSError, ValueError, HFValidationError) as error:  # a network's and the hub's own errors are OSErrors
+        raise CheckpointError(
+            f"{str(path)!r} is no local folder, and could not be had from the hub: {error}",
+            "check the name; without a network give the local path of a folder that save_pretrained wrote",
+        ) from error
+    return local_folder(Path(found))
+
+
+def write(folder: Path, config: TokenizerConfig, model: nn.Module, encoder_layer: int | None) -> None:
+    """Write config, weights and preprocessor settings.
+
+    Args:
+        encoder_layer: the layer that the encoder gives, counted from the start; ``None`` for the last one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    described = config.model_dump(mode="json")
+    if config.encoder.kind != "vit":
+        described["encoder"]["path"] = ENCODER
+        described["encoder"]["layer"] = -1 if encoder_layer is None else encoder_layer
+    _write_json(folder / CONFIG, {"model_type": "setok", "format": FORMAT, "setok": described})
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def write_preprocessor(folder: Path, config: TokenizerConfig, encoder_patch: int) -> None:
+    """Write the settings of ``setok.data.processor.SeTokImageProcessor``."""
+    settings = {
+        "image_processor_type": "SeTokImageProcessor",
+        "size": config.image_size,
+        "resize": "crop",
+        "multiple_of": math.lcm(encoder_patch, config.detokenizer.patch_size),
+        "max_pixels": config.image_size**2,
+    }
+    _write_json(folder / PREPROCESSOR, settings)
+
+
+def read_config(folder: Path) -> TokenizerConfig:
+    """The model that a folder holds, its encoder's path made absolute.
+
+    Raises:
+        CheckpointError: it is of another kind or version.
+    """
+    try:
+        stored: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export the tokenizer again") from error
+    if stored.get("model_type") != "setok":
+        raise CheckpointError(
+            f"{folder} holds a model of type {stored.get('model_type')!r}, not 'setok'",
+            "give the folder of an exported tokenizer; a vision tower belongs in model.encoder.path of a run",
+        )
+    if stored.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG} has format {stored.get('format')!r}, and this version reads {FORMAT}",
+            "use the version of setok that wrote it",
+        )
+    described = stored["setok"]
+    try:
+        if described["encoder"]["kind"] != "vit":
+            described["encoder"]["path"] = str(folder / described["encoder"]["path"])
+        return TokenizerConfig.model_validate(described)
+    except (ValidationError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG} is not valid for this version: {error}", "use the version of setok that wrote it"
+        ) from error
+
+
+def read_weights(folder: Path, model: nn.Module) -> None:
+    """Copy the folder's weights into a model; names and shapes must be exactly those of the model.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is of another model; names the keys that differ.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as stored:
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}", "copy or export it again") from error
+    differences = {
+        "missing": sorted(set(wanted) - set(weights)),
+        "unexpected": sorted(set(weights) - set(wanted)),
+        "of another shape": [
+            f"{name} {list(weights[name].shape)} instead of {list(shape)}"
+            for name, shape in sorted(wanted.items())
+            if name in weights and tuple(weights[name].shape) != shape
+        ],
+    }
+    if any(differences.values()):
+        details = "; ".join(f"{len(v)} {what}: {', '.join(v[:5])}" for what, v in differences.items() if v)
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {details}", "export the tokenizer again"
+        )
+    with torch.no_grad():
+        model.load_state_dict(weights, strict=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

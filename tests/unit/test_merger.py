@@ -1,0 +1,99 @@
+"""The merger: three ways to attend inside clusters say the same, and padded patches reach no token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from setok.config import MergerConfig
+from setok.models.clustering import one_hot
+from setok.models.layers import sincos_positions
+from setok.models.merger import TokenMerger, segment_mean
+from setok.models.packing import attend_buckets, attend_masked, attend_varlen, pack
+
+
+def uneven(batch: int = 3, n: int = 50, clusters: int = 9, seed: int = 0) -> Tensor:
+    """Assignments with clusters of very different sizes, some empty, and some patches in none (-1)."""
+    generator = torch.Generator().manual_seed(seed)
+    assignment = (torch.rand(batch, n, generator=generator) ** 3 * clusters).long()
+    return assignment.masked_fill(torch.rand(batch, n, generator=generator) < 0.1, -1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("clusters", [1, 9, 60])
+def test_packed_and_masked_attention_agree_forward_and_backward(seed: int, clusters: int) -> None:
+    packing = pack(uneven(clusters=clusters, seed=seed), clusters)
+    assert packing.buckets is not None
+    results = []
+    for attend in (
+        lambda x: attend_buckets(x, packing.buckets),
+        lambda x: attend_masked(x, packing.sorted_assignment),
+    ):
+        x = torch.randn(3, 50, 3, 2, 8, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+        attended = attend(x)
+        (attended * torch.linspace(-1, 1, attended.numel()).view_as(attended)).sum().backward()
+        results.append((attended, x.grad))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_varlen_and_masked_attention_agree_forward_and_backward(dtype: torch.dtype) -> None:
+    packing = pack(uneven().cuda(), 9)
+    results = []
+    for attend in (lambda x: attend_varlen(x, packing), lambda x: attend_masked(x, packing.sorted_assignment)):
+        x = torch.randn(3, 50, 3, 2, 64, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
+        x.requires_grad_(True)
+        attended = attend(x)
+        attended.float().square().sum().backward()
+        results.append((attended, x.grad))
+    torch.testing.assert_close(results[0], results[1], atol=3e-2, rtol=3e-2)
+
+
+def test_gradcheck_of_packed_attention() -> None:
+    packing = pack(torch.tensor([[0, 1, 0, -1, 0, 0, 0], [2, 2, 2, 1, 2, 2, 2]]), 3)
+    x = torch.randn(2, 7, 3, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: attend_buckets(y, packing.buckets), (x,))
+
+
+def test_segment_mean_is_the_mean_of_every_cluster() -> None:
+    assignment, x = uneven(), torch.randn(3, 50, 8)
+    packing = pack(assignment, 9)
+    ordered = x.gather(1, packing.order.unsqueeze(-1).expand_as(x))
+    members = one_hot(assignment, 9)
+    expected = members @ x / members.sum(-1, keepdim=True).clamp_min(1)
+    torch.testing.assert_close(segment_mean(ordered, packing), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_merger_equals_one_cluster_at_a_time(weighted: bool) -> None:
+    merger = TokenMerger(MergerConfig(num_heads=2, intra_layers=2), 12, 16).eval()
+    assignment, features = uneven(n=24, clusters=4), torch.randn(3, 24, 12)
+    members = one_hot(assignment, 4)
+    mask = members.sum(-1) > 0
+    weights = members / members.sum(-1, keepdim=True).clamp_min(1)
+    tokens = merger(features, assignment, weights if weighted else None, mask, (4, 6))
+    for image in range(3):
+        own = []
+        for number in mask[image].nonzero().flatten().tolist():
+            here = assignment[image] == number
+            x = (merger.enter(features[image]) + sincos_positions((4, 6), 16))[here].unsqueeze(0)
+            for block in merger.intra:
+                x = block(x)
+            own.append(x.mean(1))
+        y = torch.stack(own, dim=1)
+        for block in merger.inter:
+            y = block(y)
+        torch.testing.assert_close(tokens[image, mask[image]], merger.norm(y)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_patches_in_no_cluster_and_batch_mates_reach_no_token() -> None:
+    merger = TokenMerger(MergerConfig(num_heads=2), 16, 16).eval()
+    assignment, features = uneven(n=24, clusters=4), torch.randn(3, 24, 16)
+    mask = one_hot(assignment, 4).sum(-1) > 0
+    tokens = merger(features, assignment, None, mask, (4, 6))
+    junk = torch.where((assignment < 0).unsqueeze(-1), 100.0, features)
+    torch.testing.assert_close(merger(junk, assignment, None, mask, (4, 6))[mask], tokens[mask])
+    alone = merger(features[1:2], assignment[1:2], None, mask[1:2], (4, 6))
+    torch.testing.assert_close(alone[mask[1:2]], tokens[1:2][mask[1:2]], atol=1e-5, rtol=1e-5)
