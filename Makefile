@@ -88,4 +88,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) .venv-extras build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find setok ray_jobs tests cluster -name __pycache__ -type d -prune -exec rm -rf {} +
+	find setok ray_jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

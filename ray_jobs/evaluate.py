@@ -182,6 +182,7 @@ def _measure(
         compute=ray.data.ActorPoolStrategy(size=config.num_replicas),
         num_cpus=_REPLICA_CPUS,
         num_gpus=1 if config.use_gpu else None,
+        max_restarts=0,  # a replica's arguments are in the object store, where a restart might not find them
     )
     rows, pictures = ImageRows(), dict[int, bytes]()
     columns = (TextColumn("evaluate {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -38,7 +38,7 @@ HELDOUT_SUFFIX = "-heldout"
 
 
 def main() -> None:
-    config = launch.parse(IngestConfig, str(__doc__), dry_run=_dry_run)
+    config = launch.parse(IngestConfig, str(__doc__), dry_run=dry_run)
     manifest = ingest(config)
     launch.console().print(f"{manifest.num_rows} records in {config.output}, {manifest.num_quarantined} in quarantine")
 
@@ -209,6 +209,7 @@ def _finish(config: IngestConfig, results: list[_Result], folders: list[Path], r
     ]
     num_bad, total = len(bad), len(bad) + sum(manifest.num_rows for manifest in manifests)
     most = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+    most += f"; and {len(reasons) - 3} more kinds" if len(reasons) > 3 else ""
     where = f"{folders[0] / QUARANTINE} names each one"
     if num_bad == total:
         raise DataError(f"no record of {total} can be used ({most})", where)
@@ -266,7 +267,7 @@ def _already_ingested(config: IngestConfig, request: str) -> Manifest | None:
     return manifests[0] if all(manifest.request == request for manifest in manifests) else None
 
 
-def _dry_run(config: IngestConfig) -> None:
+def dry_run(config: IngestConfig) -> None:
     """Look at every source, and say what would be ingested."""
     for line in _describe(config):
         launch.console().print(line)

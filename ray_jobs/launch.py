@@ -80,8 +80,8 @@ def parse(
 def run(main: Callable[[], Any]) -> NoReturn:
     """Call ``main`` as a command: set up logging, tell a failure plainly, and exit.
 
-    Exit codes: 0 done, 2 a ``SetokError`` (its message and remedy are printed), 130 interrupted. Other exceptions are
-    bugs and keep their traceback.
+    Exit codes: 0 done, 2 a ``SetokError`` or a file that cannot be used (what and what to do is printed), 130 interrupted.
+    Other exceptions are bugs and keep their traceback.
     """
     setup_logging()
     try:
@@ -89,8 +89,16 @@ def run(main: Callable[[], Any]) -> NoReturn:
     except SetokError as error:
         show_error(error)
         raise SystemExit(EXIT_ERROR) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that cannot be written, a disk that is full: nobody needs our traceback for that.
+        show_error(
+            SetokError(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+        )
+        raise SystemExit(EXIT_ERROR) from None
     except KeyboardInterrupt:
-        error_console().print("Interrupted.", style="yellow")
+        error_console().print("Interrupted. The same command goes on from the newest checkpoint.", style="yellow")
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(0)
 
@@ -124,6 +132,7 @@ def setup_logging() -> None:
     level = os.environ.get("SETOK_LOG", "INFO").upper()
     for name in ("setok", "ray_jobs"):
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every retry, twice
 
 
 # ---------------------------------------------------------------- Ray
@@ -177,7 +186,6 @@ def _set_ray_environment(*, joins: bool) -> None:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_DEDUP_LOGS": "1",
-        "RAY_BACKEND_LOG_LEVEL": "error",  # its warnings about actors that may restart help nobody who runs a job
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     for name, value in defaults.items():

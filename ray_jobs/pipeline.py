@@ -15,12 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ray_jobs import launch
 from ray_jobs.evaluate import evaluate
-from ray_jobs.ingest import ingest
+from ray_jobs.ingest import dry_run as plan_ingest
+from ray_jobs.ingest import heldout_folder, ingest
 from ray_jobs.report import write_report
-from ray_jobs.train import dry_run, train
+from ray_jobs.train import dry_run as plan_training
+from ray_jobs.train import train
 from setok import checkpoint
 from setok.config import PipelineConfig, ScenesConfig, dump_config
 from setok.data.scenes import write_scenes
+from setok.data.schema import Manifest
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
 HEADLINES = {"psnr": "PSNR", "ari": "ARI", "foreground_ari": "foreground ARI", "mean_tokens": "tokens per image"}
@@ -44,6 +47,9 @@ def run_pipeline(config: PipelineConfig) -> Path:
         console.rule(f"ingest: {part.name}", align="left")
         manifest = ingest(part)
         console.print(f"{manifest.num_rows} records, {manifest.num_quarantined} in quarantine → {part.output}")
+        if part.holdout_fraction:
+            held_out = heldout_folder(part)
+            console.print(f"{Manifest.load(held_out).num_rows} records held out → {held_out}")
     console.rule("train: tokenizer", align="left")
     trained = train(config.tokenizer)
     evaluations = {}
@@ -96,9 +102,26 @@ def _nested(trained: Path, evaluations: dict[str, dict[str, Any]], seconds: floa
     }
 
 
+def plan(config: PipelineConfig) -> None:
+    """What the pipeline would do, for ``--dry-run``; looks at every source that it does not make itself."""
+    console = launch.console()
+    for key, scenes in config.scenes.items():
+        console.print(
+            f"scenes {key}: {scenes.train} to learn from and {scenes.test} to test → {config.run_dir / 'scenes' / key}"
+        )
+    for part in config.ingest:
+        if any(Path(source.path).is_relative_to(config.run_dir) for source in part.sources):
+            console.print(f"{part.name}: of the scenes above → {part.output}")
+        else:
+            plan_ingest(part)
+    plan_training(config.tokenizer)
+    for evaluation in config.evaluate:
+        console.print(f"evaluate {evaluation.name}: {evaluation.data} → {evaluation.run_dir}")
+
+
 def main() -> None:
     """Command line of ``python -m ray_jobs.pipeline``."""
-    config = launch.parse(PipelineConfig, __doc__ or "", dry_run=lambda c: dry_run(c.tokenizer))
+    config = launch.parse(PipelineConfig, __doc__ or "", dry_run=plan)
     report = run_pipeline(config)
     launch.console().print(f"\n[bold]report[/bold]  {report}\n[bold]metrics[/bold] {config.run_dir / METRICS}")
 

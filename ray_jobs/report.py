@@ -154,6 +154,8 @@ def _comparison(evaluations: Sequence[EvaluationReport]) -> str:
     charts = []
     for evaluation in evaluations:
         for key in ("psnr", "ari", "foreground_ari"):
+            if not is_known(evaluation.metrics.get(key)):
+                continue  # without masks there is nothing to compare
             chart = _bars(evaluation.metrics, _ROWS[key])
             label = f" <small>{escape(evaluation.label)}</small>" if len(evaluations) > 1 else ""
             unit = f", {_ROWS[key].unit}" if _ROWS[key].unit else ""

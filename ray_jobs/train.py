@@ -59,6 +59,11 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     config = with_absolute_paths(config)
     run_dir = config.run_dir
     start = checkpoint.newest_good(run_dir)
+    if start is None and checkpoint.list_checkpoints(run_dir):
+        raise CheckpointError(
+            f"none of the checkpoints in {run_dir / 'checkpoints'} can be used; what is wrong with each is said above",
+            f"to start over, delete {run_dir} or give the run another name (--set name={config.name}-2)",
+        )
     if start is not None:
         check_same_run(config, start)
         if checkpoint.step_of(start) >= config.train.steps:
@@ -140,7 +145,10 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
         datasets={"train": TrainingData(config)},
         dataset_config=training_data_config(),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except SystemExit:  # what Ray makes of Ctrl-C, with a status that its own source calls undependable
+        raise KeyboardInterrupt from None
 
 
 # ---------------------------------------------------------------- before it starts

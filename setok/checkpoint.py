@@ -145,21 +145,24 @@ def save(
 
 
 def prune(run_dir: Path, keep: int, *, verified: Path | None = None) -> list[Path]:
-    """Delete all but the newest ``keep`` checkpoints, and never the newest good one.
+    """Delete all but the newest ``keep`` good checkpoints, and those that are damaged.
 
     Args:
         verified: a checkpoint known to be good, such as the one just written; saves reading it again.
 
     Returns:
-        The deleted folders.
+        The deleted folders; none if no checkpoint is good.
     """
-    good = verified or newest_good(run_dir)
-    deleted = []
-    for path in list_checkpoints(run_dir)[keep:]:
-        if path != good:
-            shutil.rmtree(path)
-            deleted.append(path)
-    return deleted
+    good: list[Path] = []
+    rest: list[Path] = []
+    for path in list_checkpoints(run_dir):
+        is_good = len(good) < keep and (path == verified or not verify(path, checksums=False))
+        (good if is_good else rest).append(path)
+    if not good:
+        return []
+    for path in rest:
+        shutil.rmtree(path)
+    return rest
 
 
 # ---------------------------------------------------------------- finding
@@ -180,8 +183,12 @@ def step_of(path: Path) -> int:
     return int(match.group(1))
 
 
-def verify(path: Path) -> list[str]:
-    """What is wrong with a checkpoint, one sentence each; empty if it is whole. Reads every byte of it."""
+def verify(path: Path, *, checksums: bool = True) -> list[str]:
+    """What is wrong with a checkpoint, one sentence each; empty if it is whole.
+
+    Args:
+        checksums: read every byte; without it only names and sizes are compared, which takes no time.
+    """
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         return [f"{MANIFEST} is missing"]
@@ -199,7 +206,7 @@ def verify(path: Path) -> list[str]:
             problems.append(f"{name} is missing")
         elif file.stat().st_size != size:
             problems.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
-        elif _sha256(file) != digest:
+        elif checksums and _sha256(file) != digest:
             problems.append(f"{name} has another checksum than when it was written")
     return problems
 

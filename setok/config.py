@@ -586,9 +586,7 @@ def build(kind: type[J], tree: Mapping[str, Any]) -> J:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_explain(kind, e) for e in error.errors()), "see --print-config for all keys"
-        ) from error
+        raise ConfigError("\n".join(_explanations(kind, error)), "see --print-config for all keys") from error
 
 
 def dump_config(config: Job) -> str:
@@ -692,6 +690,14 @@ def _index(items: list[Any], text: str, key: str) -> int:
         )
         raise ConfigError(f"--set {key}: {text!r} is no index of a list of {len(items)}", remedy)
     return int(text)
+
+
+def _explanations(kind: type[BaseModel], error: ValidationError) -> list[str]:
+    """What is wrong, without what is only wrong because of something below it: a list is not too short for a typo in it."""
+    errors = error.errors()
+    unknown = [e["loc"] for e in errors if e["type"] == "extra_forbidden"]
+    below = [loc for loc in unknown for e in errors if e["type"] == "too_short" and loc[: len(e["loc"])] == e["loc"]]
+    return [_explain(kind, e) for e in errors if not (e["type"] == "too_short" and below)]
 
 
 def _explain(kind: type[BaseModel], error: Any) -> str:

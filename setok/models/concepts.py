@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +66,15 @@ class HuggingFaceConceptEncoder(nn.Module):
             self.tokenizer = AutoTokenizer.from_pretrained(config.path)
             self.tower = AutoModel.from_pretrained(config.path).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
+            if Path(config.path).exists():
+                raise CheckpointError(
+                    f"concepts.path={config.path!r} holds no text tower that transformers can load: {error}",
+                    "point it to a SigLIP or CLIP folder with tokenizer files, or use concepts.kind=hash",
+                ) from error
             raise CheckpointError(
-                f"concepts.path={config.path!r} holds no text tower that transformers can load: {error}",
-                "point it to a SigLIP or CLIP folder with tokenizer files, or use concepts.kind=hash",
+                f"concepts.path={config.path!r} is no local folder, and could not be had from the hub: {error}",
+                f"without a network, run `hf download {config.path} --local-dir FOLDER` where there is one and set concepts.path"
+                " (and model.encoder.path, if it is the same) to the folder; or use concepts.kind=hash",
             ) from error
         if not hasattr(self.tower, "get_text_features"):
             raise CheckpointError(

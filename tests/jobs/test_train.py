@@ -190,3 +190,12 @@ def test_wandb_offline_is_written_by_one_rank(pictures: Path, tmp_path: Path, mo
     run = train(run_config(pictures, tmp_path, "tracked", logging=wandb, train={"steps": 2}))
     assert len(list(run.rglob("*.wandb"))) == 1
     assert list((run / "tensorboard").glob("events.*"))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(pictures: Path, tmp_path: Path) -> None:
+    config = run_config(pictures, tmp_path, "run", train={"steps": 4})
+    run = train(config)
+    for path in checkpoint.list_checkpoints(run):
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints[\s\S]*→ to start over, delete"):
+        train(config)

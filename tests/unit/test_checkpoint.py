@@ -133,7 +133,7 @@ def test_prune_keeps_the_newest_good(run_dir: Path) -> None:
     write(run_dir, 8)
     truncate(run_dir / "checkpoints" / "step_00000008" / "trainer.json")
     deleted = checkpoint.prune(run_dir, keep=1)
-    assert [path.name for path in deleted] == ["step_00000006", "step_00000004"]
+    assert [path.name for path in deleted] == ["step_00000008", "step_00000006", "step_00000004"]
     assert checkpoint.newest_good(run_dir) == run_dir / "checkpoints" / "step_00000002"
 
 
@@ -171,3 +171,16 @@ def test_saving_the_same_step_again_replaces_it(run_dir: Path) -> None:
     assert write(run_dir, 6) == newest
     assert checkpoint.verify(newest) == []
     shutil.rmtree(run_dir)
+
+
+def test_damaged_checkpoints_do_not_push_good_ones_out(run_dir: Path) -> None:
+    truncate(run_dir / "checkpoints" / "step_00000006" / "model.safetensors")
+    checkpoint.prune(run_dir, keep=2)
+    assert [path.name for path in checkpoint.list_checkpoints(run_dir)] == ["step_00000004", "step_00000002"]
+
+
+def test_prune_deletes_nothing_where_nothing_is_good(run_dir: Path) -> None:
+    for path in checkpoint.list_checkpoints(run_dir):
+        truncate(path / "model.safetensors")
+    assert checkpoint.prune(run_dir, keep=1) == []
+    assert len(checkpoint.list_checkpoints(run_dir)) == 3

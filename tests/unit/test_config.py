@@ -276,3 +276,11 @@ def test_config_errors_survive_pickling() -> None:
         build(TrainConfig, TRAIN | {"trian": 1})
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
+
+
+def test_a_typo_in_a_list_item_is_told_once() -> None:
+    tree = {"name": "x", "data": {"train": [{"paht": "a"}]}}
+    with pytest.raises(ConfigError) as raised:
+        build(TrainConfig, tree)
+    assert "did you mean 'path'?" in str(raised.value)
+    assert "at least 1 item" not in str(raised.value)

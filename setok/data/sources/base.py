@@ -75,7 +75,7 @@ class Source(ABC):
             needs = "; ".join(f"{need.path} ({need.origin})" for need in self.requirements)
             raise DataError(
                 f"source {self.name!r}: folder {str(self.root)!r} does not exist",
-                f"correct sources.N.path, or put there: {needs}",
+                "correct the path of the source" + (f", or put there: {needs}" if needs else ""),
             )
         for need in self.requirements:
             path = self.root / need.path
@@ -84,7 +84,7 @@ class Source(ABC):
         if not len(self):
             raise DataError(
                 f"source {self.name!r}: {str(self.root)!r} (split {self.config.split!r}) has no images",
-                f"put images there ({', '.join(IMAGE_SUFFIXES)}), or correct sources.N.path",
+                f"put images there ({', '.join(IMAGE_SUFFIXES)}), or correct the path of the source",
             )
 
     def fingerprint(self) -> str:
