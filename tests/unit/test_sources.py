@@ -47,7 +47,7 @@ def test_unknown_kind() -> None:
 
 @pytest.mark.parametrize("kind", sorted(SOURCES))
 def test_missing_and_empty_folders(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere' does not exist\n.*sources\.N\.path"):
+    with pytest.raises(DataError, match=r"nowhere' does not exist\n.*correct the path of the source"):
         open_source(SourceConfig(kind=kind, path=str(tmp_path / "nowhere"))).check()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "notes.txt").write_text("no picture")
