@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +176,17 @@ def _measure(
     dataset = ray.data.from_arrow(blocks).map_batches(
         Read(config.data, image_size).__call__, batch_size=None, num_cpus=_DECODE_CPUS
     )
-    dataset = dataset.map_batches(
-        Replica,
-        fn_constructor_args=(task,),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=config.num_replicas),
-        num_cpus=_REPLICA_CPUS,
-        num_gpus=1 if config.use_gpu else None,
-        max_restarts=0,  # a replica's arguments are in the object store, where a restart might not find them
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # max_restarts has no named parameter in Ray 2.60 yet
+        dataset = dataset.map_batches(
+            Replica,
+            fn_constructor_args=(task,),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=config.num_replicas),
+            num_cpus=_REPLICA_CPUS,
+            num_gpus=1 if config.use_gpu else None,
+            max_restarts=0,  # else Ray warns that the task, in the object store, might be gone at a restart
+        )
     rows, pictures = ImageRows(), dict[int, bytes]()
     columns = (TextColumn("evaluate {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=launch.console(), transient=True) as progress:
