@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from setok.data import shards as module
-from setok.data.schema import ARROW_SCHEMA, MANIFEST, EncodedImage, Manifest, Record, Segment, Turn
+from setok.data.schema import ARROW_SCHEMA, FORMAT_VERSION, MANIFEST, EncodedImage, Manifest, Record, Segment, Turn
 from setok.data.shards import ShardReader, ShardWriter, write_shard
 from setok.errors import DataError
 
@@ -147,6 +147,6 @@ def test_manifests(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> No
     (folder / MANIFEST).write_text(text[:50])
     with pytest.raises(DataError, match="damaged"):
         Manifest.load(folder)
-    (folder / MANIFEST).write_text(text.replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(DataError, match="has format 99, this version reads 1"):
+    (folder / MANIFEST).write_text(text.replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
+    with pytest.raises(DataError, match=f"has format 99, this version reads {FORMAT_VERSION}"):
         Manifest.load(folder)

@@ -118,6 +118,7 @@ class CocoSource(Source):
         return Record(
             id=record_id,
             source=self.name,
+            task="caption" if captions else "image",
             images=[EncodedImage(data=data)],
             caption=captions[0] if captions else "",
             concepts=merge_concepts(concepts_of_captions(captions), categories),

@@ -79,6 +79,7 @@ class FolderSource(Source):
         return Record(
             id=record_id,
             source=self.name,
+            task="caption" if caption else "image",
             images=[EncodedImage(data=data)],
             caption=caption,
             concepts=concepts_of_caption(caption),

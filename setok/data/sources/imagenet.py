@@ -136,6 +136,7 @@ class ImagenetSource(Source):
         return Record(
             id=record_id,
             source=self.name,
+            task="classify" if concept else "image",
             images=[EncodedImage(data=data)],
             concepts=[concept] if concept else [],
             answers=[picture.class_name] if picture.class_name else [],

@@ -1,0 +1,68 @@
+"""Every setting of every job: frozen, typed, and strict.
+
+A job is described by one YAML file, a *preset* that ships with the package or a file of the user's. ``load_config`` reads it,
+applies ``extends`` (a mapping that names another preset starts from that one), then dotted overrides, and checks it all:
+an unknown key is an error that names the closest known one. Nothing here imports torch, so a head node without a GPU
+validates a run in a second.
+"""
+
+from __future__ import annotations
+
+from setok.config.data import DataConfig, MixtureEntry, ScenesConfig, SourceConfig
+from setok.config.jobs import JOBS, EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
+from setok.config.loading import build, dump_config, list_presets, load_config
+from setok.config.loss import TokenizerLossConfig
+from setok.config.model import (
+    ClusteringConfig,
+    ConceptConfig,
+    DetokenizerConfig,
+    DiscriminatorConfig,
+    EncoderConfig,
+    FlowConfig,
+    MergerConfig,
+    TokenizerConfig,
+)
+from setok.config.section import Section
+from setok.config.training import (
+    CheckpointConfig,
+    DeepSpeedConfig,
+    LoggingConfig,
+    OptimConfig,
+    ScalingConfig,
+    TrainSection,
+    WandbConfig,
+)
+
+__all__ = [
+    "JOBS",
+    "CheckpointConfig",
+    "ClusteringConfig",
+    "ConceptConfig",
+    "DataConfig",
+    "DeepSpeedConfig",
+    "DetokenizerConfig",
+    "DiscriminatorConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "FlowConfig",
+    "IngestConfig",
+    "Job",
+    "LoggingConfig",
+    "MergerConfig",
+    "MixtureEntry",
+    "OptimConfig",
+    "PipelineConfig",
+    "ScalingConfig",
+    "ScenesConfig",
+    "Section",
+    "SourceConfig",
+    "TokenizerConfig",
+    "TokenizerLossConfig",
+    "TrainConfig",
+    "TrainSection",
+    "WandbConfig",
+    "build",
+    "dump_config",
+    "list_presets",
+    "load_config",
+]

@@ -1,0 +1,202 @@
+"""YAML files, presets and dotted overrides to checked configs, with errors that say what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from setok.config.jobs import JOBS, Job
+from setok.errors import ConfigError, did_you_mean
+
+J = TypeVar("J", bound=Job)
+
+
+def list_presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("setok") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) -> J:
+    """Read, override and check the config of a job.
+
+    Args:
+        kind: the config class that the job expects.
+        name: a preset's name, or the path of a YAML file.
+        overrides: ``dotted.key=value`` strings; values are YAML. Numbers index lists.
+
+    Raises:
+        ConfigError: unknown preset or key, wrong type or value, or settings that contradict each other.
+    """
+    tree = _resolve(_read(name), trail=(str(name),))
+    for override in overrides:
+        _apply(tree, override)
+    return build(kind, _fill_in_run(tree, str(kind.model_fields["output_dir"].default)))
+
+
+def build(kind: type[J], tree: Mapping[str, Any]) -> J:
+    """Check a plain mapping against the config class of a job."""
+    job = kind.model_fields["job"].default
+    asked = str(tree.get("job", job))
+    if asked not in JOBS:
+        raise ConfigError(f"job: {asked} is unknown", did_you_mean(asked, JOBS))
+    if asked != job:
+        raise ConfigError(
+            f"this config is for job: {asked}, and the command runs job: {job}",
+            f"use python -m ray_jobs.{asked}, or another --config",
+        )
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explanations(kind, error)), "see --print-config for all keys") from error
+
+
+def dump_config(config: Job) -> str:
+    """The complete config as YAML, itself a valid ``--config``."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(name: str | Path) -> dict[Any, Any]:
+    presets = list_presets()
+    if str(name) in presets:
+        data = (resources.files("setok") / "presets" / f"{name}.yaml").read_bytes()
+    elif Path(name).is_file():
+        data = Path(name).read_bytes()
+    else:
+        raise ConfigError(f"no preset and no file is called {str(name)!r}", did_you_mean(str(name), presets))
+    try:
+        tree = yaml.safe_load(data.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}", "check the file at the place named above") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{name} holds {type(tree).__name__}, not a mapping of settings", "start it with job: and name:"
+        )
+    return tree
+
+
+def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
+    """Replace every mapping with ``extends: PRESET`` by that preset, changed by the mapping's other keys."""
+    if isinstance(node, list):
+        return [_resolve(item, trail) for item in node]
+    if not isinstance(node, dict):
+        return node
+    for key in node:
+        if not isinstance(key, str):
+            raise ConfigError(f"{' → '.join(trail)}: the key {key!r} is no string", "quote it if it is meant")
+    node = {key: _resolve(value, trail) for key, value in node.items() if key != "extends"} | (
+        {"extends": node["extends"]} if "extends" in node else {}
+    )
+    if "extends" not in node:
+        return node
+    parent = str(node.pop("extends"))
+    if parent in trail:
+        raise ConfigError(f"presets extend each other in a circle: {' → '.join((*trail, parent))}", "break the circle")
+    return _merge(_resolve(_read(parent), (*trail, parent)), node)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set ``a.b.0.c=value`` in a tree of plain dicts and lists."""
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {override!r} has no form key=value", "write for example --set train.steps=1000")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"--set {key}: {text!r} is not a YAML value", "quote strings with special characters"
+        ) from error
+    node: Any = tree
+    *parents, last = key.split(".")
+    for parent in parents:
+        if isinstance(node, list):
+            node = node[_index(node, parent, key)]
+        else:
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"--set {key}: {parent!r} is a value, not a section", "see --print-config")
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _fill_in_run(tree: dict[str, Any], output_dir: str) -> dict[str, Any]:
+    """Replace ``${run}`` in every string by the run's folder."""
+    run = f"{tree.get('output_dir', output_dir)}/{tree.get('name', '')}"
+
+    def fill(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: fill(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [fill(item) for item in node]
+        return node.replace("${run}", run) if isinstance(node, str) else node
+
+    return {key: fill(value) for key, value in tree.items()}
+
+
+def _index(items: list[Any], text: str, key: str) -> int:
+    if not text.isdecimal() or int(text) >= len(items):
+        remedy = (
+            f"use 0 to {len(items) - 1}" if items else f"give the whole list: --set {key.rpartition(f'.{text}')[0]}=[…]"
+        )
+        raise ConfigError(f"--set {key}: {text!r} is no index of a list of {len(items)}", remedy)
+    return int(text)
+
+
+def _explanations(kind: type[BaseModel], error: ValidationError) -> list[str]:
+    """What is wrong, without what is only wrong because of something below it: a list is not too short for a typo in it."""
+    errors = error.errors()
+    unknown = [e["loc"] for e in errors if e["type"] == "extra_forbidden"]
+    below = [loc for loc in unknown for e in errors if e["type"] == "too_short" and loc[: len(e["loc"])] == e["loc"]]
+    return [_explain(kind, e) for e in errors if not (e["type"] == "too_short" and below)]
+
+
+def _explain(kind: type[BaseModel], error: Any) -> str:
+    """One pydantic error as a sentence that names the key, the value and the remedy."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *parents, unknown = error["loc"]
+        section = _section_at(kind, parents)
+        return f"unknown key {path!r}" + (f": {did_you_mean(str(unknown), section.model_fields)}" if section else "")
+    if error["type"] == "missing":
+        return f"{path} is required and missing"
+    value = repr(error["input"])
+    value = value if len(value) <= 100 else f"{value[:99]}…"
+    return f"{path}={value}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _section_at(kind: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
+    """The config class that holds the keys at ``loc``, through lists and mappings of sections."""
+    place: Any = kind
+    for part in loc:
+        section = _model_in(place)
+        if section and str(part) in section.model_fields:
+            place = section.model_fields[str(part)].annotation
+        # otherwise an index of a list or a key of a mapping, whose sections are all of one class
+    return _model_in(place)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The config class that an annotation names, such as ``tuple[Section, ...]`` or ``dict[str, Section]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, tuple, list, dict):
+        return next((model for arg in get_args(annotation) if (model := _model_in(arg))), None)
+    return None

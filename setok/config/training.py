@@ -1,0 +1,80 @@
+"""Settings of the machinery of training: optimizer, batches, workers, DeepSpeed, checkpoints, logs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from setok.config.section import Section
+
+
+class OptimConfig(Section):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """``muon``: Muon for the matrices of the transformer blocks, AdamW for the rest; needs whole matrices (ZeRO-0)."""
+    learning_rate: float = Field(1e-3, gt=0.0)
+    muon_learning_rate: float = Field(0.02, gt=0.0)
+    learning_rate_scale: dict[str, float] = {}
+    """Factor on the rate by part of the model (``encoder``, ``merger``, …); 0 freezes the part."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_fraction: float = Field(0.03, ge=0.0, lt=1.0)
+    min_learning_rate_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    discriminator_learning_rate: float = Field(1e-4, gt=0.0)
+
+
+class TrainSection(Section):
+    steps: int = Field(1000, ge=1)
+    global_batch_size: int = Field(16, ge=1)
+    """Samples in one optimizer step, over all workers and micro-batches."""
+    micro_batch_size: int = Field(8, ge=1)
+    """Samples that one worker puts through the model at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16``: matrix products in bfloat16 (autocast); weights and optimizer stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay of a running average of the weights, such as 0.999, which evaluation and inference then use; 0 keeps none."""
+    deterministic: bool = False
+    log_every: int = Field(20, ge=1)
+    image_every: int = Field(500, ge=1)
+    threads_per_worker: int | None = Field(None, ge=1)
+    """Intra-op threads of each worker on CPU; ``null``: the machine's cores over the workers on it."""
+
+
+class ScalingConfig(Section):
+    """Workers of the run, as Ray Train takes them."""
+
+    num_workers: int = Field(2, ge=0)
+    """0 trains in this process with plain torch: the quickest way to debug."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """``torch``: data parallelism without DeepSpeed, for small models, where it has less overhead."""
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(0.5, gt=0.0)
+    max_failures: int = Field(3, ge=0)
+    """How often a broken run starts again from its newest good checkpoint by itself."""
+
+
+class DeepSpeedConfig(Section):
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory (GPU runs)."""
+
+
+class CheckpointConfig(Section):
+    every: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+    init_from: str | None = None
+    """A run or checkpoint folder whose weights this run starts from."""
+
+
+class WandbConfig(Section):
+    project: str = "setok"
+    mode: Literal["online", "offline"] = "online"
+
+
+class LoggingConfig(Section):
+    tensorboard: bool = True
+    wandb: WandbConfig | None = None
