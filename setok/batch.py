@@ -59,6 +59,47 @@ class VisualTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceBatch:
+    """One micro-batch of one rank for the language model: rows of packed samples with places for pictures.
+
+    How many tokens a picture has is known only when it is tokenized, on the device. So every picture has
+    ``max_image_tokens`` places in its row, between its ``[Img]`` and ``[/Img]``, and the model closes the gaps.
+    """
+
+    input_ids: Int[Tensor, "rows length"]
+    """Text, ``[Img]``, ``[/Img]`` and ``[Seg]``; the padding id at places of pictures and at the end of a row."""
+    labels: Int[Tensor, "rows length"]
+    """The id where the model is to learn to say it, else -100; at the place of the id itself, the model shifts."""
+    segment_ids: Int[Tensor, "rows length"]
+    """Which sample of the row a place belongs to, from 1; 0 for padding. Samples cannot see each other."""
+    image_index: Int[Tensor, "rows length"]
+    """Which picture a place belongs to, else -1."""
+    image_offset: Int[Tensor, "rows length"]
+    """Which of the picture's tokens stands there, 0 where ``image_index`` is -1."""
+    pixel_values: UInt8[Tensor, "images 3 height width"]
+    """All pictures in the order of their places."""
+    image_is_target: Bool[Tensor, " images"]
+    """Whether the model is to learn to draw the picture."""
+    image_valid: Bool[Tensor, " images"]
+    """False for a picture that could not be read; none of its sample's places is trained."""
+    mask_index: Int[Tensor, "rows length"]
+    """At a ``[Seg]`` that stands for a mask its number, else -1."""
+    mask_image: Int[Tensor, " masks"]
+    """The picture that a mask is a region of."""
+    masks: Bool[Tensor, "masks height width"]
+    ids: tuple[tuple[str, ...], ...]
+    """Ids of the samples of every row."""
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device) -> SequenceBatch:
+        """The same batch with its tensors on ``device``."""
+        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConceptBank:
     """The concepts of the global batch, the same on every rank.
 
