@@ -11,7 +11,7 @@ from __future__ import annotations
 from setok.config.data import DataConfig, MixtureEntry, ScenesConfig, SourceConfig
 from setok.config.jobs import JOBS, EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
 from setok.config.loading import build, dump_config, list_presets, load_config
-from setok.config.loss import TokenizerLossConfig
+from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
 from setok.config.model import (
     ClusteringConfig,
     ConceptConfig,
@@ -23,6 +23,14 @@ from setok.config.model import (
     TokenizerConfig,
 )
 from setok.config.section import Section
+from setok.config.sequence import ChatConfig, SequenceConfig
+from setok.config.setokim import (
+    LanguageModelConfig,
+    LoraConfig,
+    MaskDecoderConfig,
+    SetokimConfig,
+    TokenDiffusionConfig,
+)
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -35,6 +43,7 @@ from setok.config.training import (
 
 __all__ = [
     "JOBS",
+    "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",
     "ConceptConfig",
@@ -47,7 +56,10 @@ __all__ = [
     "FlowConfig",
     "IngestConfig",
     "Job",
+    "LanguageModelConfig",
     "LoggingConfig",
+    "LoraConfig",
+    "MaskDecoderConfig",
     "MergerConfig",
     "MixtureEntry",
     "OptimConfig",
@@ -55,7 +67,11 @@ __all__ = [
     "ScalingConfig",
     "ScenesConfig",
     "Section",
+    "SequenceConfig",
+    "SetokimConfig",
+    "SetokimLossConfig",
     "SourceConfig",
+    "TokenDiffusionConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TrainConfig",

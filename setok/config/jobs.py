@@ -8,9 +8,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from setok.config.data import DataConfig, ScenesConfig, SourceConfig
-from setok.config.loss import TokenizerLossConfig
+from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
 from setok.config.model import ConceptConfig, DiscriminatorConfig, TokenizerConfig
 from setok.config.section import Section
+from setok.config.sequence import SequenceConfig
+from setok.config.setokim import SetokimConfig
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -55,11 +57,17 @@ class TrainConfig(Job):
     """One training stage."""
 
     job: Literal["train"] = "train"
-    stage: Literal["tokenizer"] = "tokenizer"
+    stage: Literal["tokenizer", "pretrain", "instruct"] = "tokenizer"
+    """``tokenizer`` trains SeTok; ``pretrain`` and ``instruct`` train Setokim around a SeTok that stays as it is."""
     model: TokenizerConfig = TokenizerConfig()
+    """SeTok; for ``pretrain`` and ``instruct`` it must be the one of ``checkpoint.init_from``."""
     concepts: ConceptConfig = ConceptConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    setokim: SetokimConfig | None = None
+    """Of ``pretrain`` and ``instruct``, as are the next two."""
+    setokim_loss: SetokimLossConfig = SetokimLossConfig()
+    sequence: SequenceConfig = SequenceConfig()
     data: DataConfig
     optim: OptimConfig = OptimConfig()
     train: TrainSection = TrainSection()
@@ -112,13 +120,73 @@ class TrainConfig(Job):
                 f" model.image_size={self.model.image_size}",
                 "set loss.perceptual=0, or raise model.image_size",
             )
-        parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
+        self._check_stage()
+        parts = PARTS[self.stage == "tokenizer"]
         for part in self.optim.learning_rate_scale:
             if part not in parts:
                 raise ConfigError(
                     f"optim.learning_rate_scale names no part of the model: {part!r}", did_you_mean(part, parts)
                 )
         return self
+
+    def _check_stage(self) -> None:
+        """Refuse settings of another stage, so that a run never seems to depend on them."""
+        others = _SETOKIM_SECTIONS if self.stage == "tokenizer" else _TOKENIZER_SECTIONS
+        for key in others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ConfigError(
+                    f"{key} has no part in stage={self.stage}",
+                    f"leave the section {key} out, or set stage to"
+                    + (" pretrain or instruct" if self.stage == "tokenizer" else " tokenizer"),
+                )
+        if self.stage == "tokenizer":
+            return
+        if self.setokim is None:
+            raise ConfigError(
+                f"stage={self.stage} needs the section setokim, and it is empty", "start from --config pretrain or instruct"
+            )
+        if self.checkpoint.init_from is None:
+            before = "a tokenizer" if self.stage == "pretrain" else "a pretrain (or tokenizer)"
+            raise ConfigError(
+                f"stage={self.stage} starts from {before} run, and checkpoint.init_from is empty",
+                "--set checkpoint.init_from=runs/NAME",
+            )
+        self._check_setokim(self.setokim)
+
+    def _check_setokim(self, setokim: SetokimConfig) -> None:
+        model, sequence = setokim.language_model, self.sequence
+        if setokim.text_tokenizer is None and model.path is None:
+            raise ConfigError(
+                "setokim.text_tokenizer is empty, and a new language model brings none",
+                "set it to a folder with tokenizer.json (python -m setok.data.word_tokenizer makes a small one), or set"
+                " setokim.language_model.path",
+            )
+        most = self.model.clustering.num_tokens
+        if sequence.max_image_tokens < most:
+            raise ConfigError(
+                f"sequence.max_image_tokens={sequence.max_image_tokens} leaves no room for pictures of up to"
+                f" model.clustering.max_tokens={most} tokens",
+                f"--set sequence.max_image_tokens={most}",
+            )
+        if model.path is None and model.max_positions < sequence.max_length:
+            raise ConfigError(
+                f"sequence.max_length={sequence.max_length} is above setokim.language_model.max_positions={model.max_positions}",
+                f"--set setokim.language_model.max_positions={sequence.max_length}",
+            )
+        if self.optim.kind == "muon" and model.train != "full":
+            raise ConfigError(
+                f"optim.kind=muon is for whole matrices, and setokim.language_model.train={model.train}",
+                "set optim.kind=adamw",
+            )
+
+
+_SETOKIM_SECTIONS = ("setokim", "setokim_loss", "sequence")
+_TOKENIZER_SECTIONS = ("concepts", "discriminator", "loss")
+PARTS = (
+    ("language_model", "input_projector", "output_projector", "diffusion", "mask_projector", "mask_decoder"),
+    ("encoder", "clustering", "merger", "detokenizer", "contrast"),
+)
+"""What ``optim.learning_rate_scale`` may name: parts of Setokim, parts of the tokenizer's stage."""
 
 
 class EvaluateConfig(Job):

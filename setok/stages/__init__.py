@@ -13,10 +13,14 @@ from torch import nn
 from setok.checkpoint import load_model
 from setok.config import TrainConfig
 from setok.stages.base import Stage, block_matrices
+from setok.stages.setokim import SequenceContext, SetokimStage, SetokimTask, load_initial_setokim
 from setok.stages.tokenizer import DiscriminatorTask, TokenizerStage, TokenizerTask
 
 __all__ = [
     "DiscriminatorTask",
+    "SequenceContext",
+    "SetokimStage",
+    "SetokimTask",
     "Stage",
     "TokenizerStage",
     "TokenizerTask",
@@ -31,7 +35,7 @@ TEACHER = "teacher."
 
 def build_stage(config: TrainConfig) -> Stage:
     """The stage that ``config`` describes, with freshly initialised (or pretrained) modules."""
-    return TokenizerStage(config)
+    return TokenizerStage(config) if config.stage == "tokenizer" else SetokimStage(config)
 
 
 def load_initial_weights(source: Path, module: nn.Module, name: str) -> None:
@@ -40,6 +44,9 @@ def load_initial_weights(source: Path, module: nn.Module, name: str) -> None:
     Raises:
         CheckpointError: the checkpoint is of another model.
     """
+    if isinstance(module, SetokimTask):
+        load_initial_setokim(source, module)
+        return
     # From the running average, where there is one: it is the better model.
     load_model(source, module, name, skip=TEACHER, average=True)
     if isinstance(module, TokenizerTask) and module.loss.distillation:

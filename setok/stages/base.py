@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from setok.batch import ImageTextBatch, StepContext
+from setok.batch import StepContext
 from setok.config import TrainConfig
 from setok.models.layers import Block, CrossBlock
 
@@ -20,7 +20,7 @@ class Stage(Protocol):
     def modules(self) -> Mapping[str, nn.Module]:
         """Learning modules in the order of their turns; ``modules[name](batch, context)`` gives a ``LossOutput``."""
 
-    def prepare(self, micro_batches: Sequence[ImageTextBatch], *, step: int) -> list[StepContext]:
+    def prepare(self, micro_batches: Sequence[Any], *, step: int) -> Sequence[StepContext]:
         """What each micro-batch must know of the whole step; a collective over all ranks."""
 
     def is_active(self, name: str, step: int) -> bool:
