@@ -8,10 +8,30 @@ validates a run in a second.
 
 from __future__ import annotations
 
-from setok.config.data import DataConfig, MixtureEntry, ScenesConfig, SourceConfig
-from setok.config.jobs import JOBS, EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
-from setok.config.loading import build, dump_config, list_presets, load_config
-from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
+from setok.config.data import (
+    DataConfig,
+    MixtureEntry,
+    ScenesConfig,
+    SourceConfig,
+)
+from setok.config.jobs import (
+    JOBS,
+    EvaluateConfig,
+    IngestConfig,
+    Job,
+    PipelineConfig,
+    TrainConfig,
+)
+from setok.config.loading import (
+    build,
+    dump_config,
+    list_presets,
+    load_config,
+)
+from setok.config.loss import (
+    SetokimLossConfig,
+    TokenizerLossConfig,
+)
 from setok.config.model import (
     ClusteringConfig,
     ConceptConfig,
@@ -22,8 +42,13 @@ from setok.config.model import (
     MergerConfig,
     TokenizerConfig,
 )
-from setok.config.section import Section
-from setok.config.sequence import ChatConfig, SequenceConfig
+from setok.config.section import (
+    Section,
+)
+from setok.config.sequence import (
+    ChatConfig,
+    SequenceConfig,
+)
 from setok.config.setokim import (
     LanguageModelConfig,
     LoraConfig,
