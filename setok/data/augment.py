@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from setok.config import AugmentConfig
 from setok.data.geometry import View, centre_square
-from setok.data.plan import derive_key
+from setok.data.permutation import derive_key
 
 _AUGMENT_STREAM = 3
 _TRIES = 10
