@@ -9,6 +9,7 @@ validates a run in a second.
 from __future__ import annotations
 
 from setok.config.data import (
+    AugmentConfig,
     DataConfig,
     MixtureEntry,
     ScenesConfig,
@@ -68,6 +69,7 @@ from setok.config.training import (
 
 __all__ = [
     "JOBS",
+    "AugmentConfig",
     "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",

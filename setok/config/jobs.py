@@ -143,7 +143,8 @@ class TrainConfig(Job):
             return
         if self.setokim is None:
             raise ConfigError(
-                f"stage={self.stage} needs the section setokim, and it is empty", "start from --config pretrain or instruct"
+                f"stage={self.stage} needs the section setokim, and it is empty",
+                "start from --config pretrain or instruct",
             )
         if self.checkpoint.init_from is None:
             before = "a tokenizer" if self.stage == "pretrain" else "a pretrain (or tokenizer)"

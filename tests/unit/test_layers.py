@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *(
             "ray_jobs.tracking",
             "ray_jobs.benchmark_loop",
+            "ray_jobs.benchmark_tokenizer",
             "ray_jobs.progress",
             "ray_jobs.failure",
             "ray_jobs.charts",
