@@ -110,9 +110,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
                 save(config, worker, engines, state, average)
 
 
-def take_turn(
-    engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext]
-) -> list[LossOutput]:
+def take_turn(engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext]) -> list[LossOutput]:
     """Forward and backward over all micro-batches of a step."""
     outputs = []
     try:
@@ -297,9 +295,7 @@ class RunLog:
         if time.perf_counter() - self._shown > PROGRESS_SECONDS:
             self.phase("training", done)
 
-    def picture(
-        self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]
-    ) -> None:
+    def picture(self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]) -> None:
         """Log originals, token maps and reconstructions of the step's last micro-batch."""
         if not self._trackers:
             return
