@@ -23,6 +23,13 @@ from setok.config.model import (
     TokenizerConfig,
 )
 from setok.config.section import Section
+from setok.config.setokim import (
+    LanguageModelConfig,
+    LoraConfig,
+    MaskDecoderConfig,
+    SetokimConfig,
+    TokenDiffusionConfig,
+)
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -47,7 +54,10 @@ __all__ = [
     "FlowConfig",
     "IngestConfig",
     "Job",
+    "LanguageModelConfig",
     "LoggingConfig",
+    "LoraConfig",
+    "MaskDecoderConfig",
     "MergerConfig",
     "MixtureEntry",
     "OptimConfig",
@@ -55,7 +65,9 @@ __all__ = [
     "ScalingConfig",
     "ScenesConfig",
     "Section",
+    "SetokimConfig",
     "SourceConfig",
+    "TokenDiffusionConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TrainConfig",
