@@ -106,7 +106,7 @@ def test_bytes_that_look_like_extension_codes_are_text() -> None:
 
 @pytest.mark.parametrize("value", [date(2024, 1, 1), OrderedDict(a=1), 1j, range(3), Path("x"), DataError])
 def test_harmless_classes_are_refused_as_well(value: Any) -> None:
-    with pytest.raises(DataError, match="it names .*, which is not plain data"):
+    with pytest.raises(DataError, match=r"it names .*, which is not plain data"):
         loads(pickle.dumps(value))
 
 
