@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from setok.config import SourceConfig
+from setok.data.sources.aokvqa import AokvqaSource
 from setok.data.sources.base import BadRecord, Requirement, Source
 from setok.data.sources.coco import CocoSource
 from setok.data.sources.folder import FolderSource
+from setok.data.sources.gqa import GqaSource
 from setok.data.sources.imagenet import ImagenetSource
+from setok.data.sources.instructpix2pix import InstructPix2PixSource
+from setok.data.sources.magicbrush import MagicBrushSource
+from setok.data.sources.mme import MmeSource
+from setok.data.sources.pope import PopeSource
+from setok.data.sources.refcoco import RefcocogSource, RefcocoPlusSource, RefcocoSource
+from setok.data.sources.scienceqa import ScienceqaSource
+from setok.data.sources.textvqa import TextcapsSource, TextvqaSource
+from setok.data.sources.vizwiz import VizwizSource
+from setok.data.sources.vqav2 import OkvqaSource, Vqav2Source
 from setok.errors import ConfigError, did_you_mean
 
 __all__ = ["SOURCES", "BadRecord", "Requirement", "Source", "open_source"]
 
 SOURCES: dict[str, type[Source]] = {
+    "aokvqa": AokvqaSource,
     "coco": CocoSource,
-    "imagenet": ImagenetSource,
     "folder": FolderSource,
+    "gqa": GqaSource,
+    "imagenet": ImagenetSource,
+    "instructpix2pix": InstructPix2PixSource,
+    "magicbrush": MagicBrushSource,
+    "mme": MmeSource,
+    "okvqa": OkvqaSource,
+    "pope": PopeSource,
+    "refcoco": RefcocoSource,
+    "refcoco+": RefcocoPlusSource,
+    "refcocog": RefcocogSource,
+    "scienceqa": ScienceqaSource,
+    "textcaps": TextcapsSource,
+    "textvqa": TextvqaSource,
+    "vizwiz": VizwizSource,
+    "vqav2": Vqav2Source,
 }
 
 
