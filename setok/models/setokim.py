@@ -206,7 +206,7 @@ class Setokim(nn.Module):
         """
         setokim_files.write(Path(folder), self)
 
-    def train(self, mode: bool = True) -> Setokim:  # noqa: FBT001, FBT002 - torch's signature
+    def train(self, mode: bool = True) -> Setokim:
         """Training mode for all but the tokenizer, which stays as it is."""
         super().train(mode)
         self.tokenizer.eval()
