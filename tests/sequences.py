@@ -116,7 +116,7 @@ def sequence_batch(
     length: int | None = None,
 ) -> SequenceBatch:
     """Rows of (id, sample) pairs."""
-    pad = tokenizer.pad_token_id
+    pad = tokenizer.pad_token_id or tokenizer.eos_token_id
     start, end, seg = (tokenizer.convert_tokens_to_ids(t) for t in (IMAGE_START, IMAGE_END, SEGMENT))
     pictures: list[Picture] = []
     masks: list[tuple[Tensor, int]] = []
@@ -128,8 +128,9 @@ def sequence_batch(
             for part in sample:
                 if isinstance(part, (str, Say)):
                     text = part if isinstance(part, str) else part.text
-                    for token in tokenizer.encode(text, add_special_tokens=False):
-                        places.append((token, token if isinstance(part, Say) else -100, segment, -1, 0, -1))
+                    ids = tokenizer.encode(text, add_special_tokens=False)
+                    said = ids if isinstance(part, Say) else [-100] * len(ids)
+                    places += [(i, label, segment, -1, 0, -1) for i, label in zip(ids, said, strict=True)]
                 elif isinstance(part, Picture):
                     learn = part.draw and part.valid
                     places.append((start, start if learn else -100, segment, -1, 0, -1))

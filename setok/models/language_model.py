@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, reduced to what Setokim needs: embeddings in, hidden states out, logits of some places.
+"""Any causal language model of transformers, reduced to what Setokim needs: embeddings, hidden states, logits of some places.
 
 Three tokens are added: ``[Img]`` and ``[/Img]`` around a picture, ``[Seg]`` for a mask. Their embeddings start as the mean of
 the others. Where the base embeddings are frozen (LoRA, quantised weights), the three learn as differences to their rows.
@@ -23,12 +23,11 @@ from setok.errors import CheckpointError, ConfigError
 from setok.models.splice import attention_mask
 
 IMAGE_START, IMAGE_END, SEGMENT = SPECIAL_TOKENS = ("[Img]", "[/Img]", "[Seg]")
-PADDING = "[PAD]"
 _NEEDED = ("inputs_embeds", "attention_mask", "position_ids", "past_key_values")
 
 
 def load_text_tokenizer(path: str | Path) -> Any:
-    """A text tokenizer of transformers with the three tokens added, and a padding token where it had none.
+    """A text tokenizer of transformers with the three tokens added where it lacks them.
 
     Raises:
         CheckpointError: there is none.
@@ -48,13 +47,26 @@ def load_text_tokenizer(path: str | Path) -> Any:
 
 
 def add_special_tokens(tokenizer: Any) -> Any:
-    """Add the three tokens, and a padding token where there is none; the tokenizer itself, changed."""
+    """Add the three tokens where they are not; the tokenizer itself, changed."""
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False
     )
-    if tokenizer.pad_token_id is None:
-        tokenizer.add_special_tokens({"pad_token": PADDING})
     return tokenizer
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """Ids of the three tokens.
+
+    Raises:
+        ConfigError: the tokenizer lacks one.
+    """
+    known = tokenizer.get_vocab()
+    if lacking := [token for token in SPECIAL_TOKENS if token not in known]:
+        raise ConfigError(
+            f"the text tokenizer has no {', '.join(lacking)}",
+            "add them with setok.models.language_model.add_special_tokens before the model is built",
+        )
+    return [known[token] for token in SPECIAL_TOKENS]
 
 
 @contextlib.contextmanager
@@ -116,7 +128,7 @@ class LanguageModel(nn.Module):
         self.config = config
         base = _build(config, len(text_tokenizer), pretrained=pretrained)
         _require_hooks(base, config.path or config.family)
-        self.new_ids = [text_tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS]
+        self.new_ids = special_ids(text_tokenizer)
         if not complete:
             _grow(base, len(text_tokenizer), self.new_ids)
         self.width: int = base.get_input_embeddings().weight.shape[1]

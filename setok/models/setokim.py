@@ -142,7 +142,8 @@ class Setokim(nn.Module):
             config.language_model, text_tokenizer, pretrained=pretrained, complete=complete
         )
         self.image_start_id, self.image_end_id, self.segment_id = self.language_model.new_ids
-        self.padding_id: int = text_tokenizer.pad_token_id
+        ends = (text_tokenizer.pad_token_id, text_tokenizer.eos_token_id, 0)
+        self.padding_id: int = next(i for i in ends if i is not None)
         width, token_width = self.language_model.width, tokenizer.config.detokenizer.width
         self.token_width = token_width
         self.input_projector = nn.Sequential(
@@ -278,7 +279,7 @@ class Setokim(nn.Module):
 
     def project_tokens(self, tokens: Float[Tensor, "*n token"]) -> Float[Tensor, "*n width"]:
         """The tokenizer's tokens as the language model reads them."""
-        projected: Tensor = self.input_projector(tokens.to(self.input_projector[1].weight.dtype))
+        projected: Tensor = self.input_projector(_cast(tokens, self.input_projector))
         return projected
 
     # ------------------------------------------------------------ learning

@@ -138,7 +138,7 @@ def _card(model: Setokim) -> str:
     config = model.config
     total = sum(p.numel() for p in model.parameters())
     points = "" if config.mask_decoder is None else ", and points with masks"
-    base = model.language_model.base
+    base, size = model.language_model.base, model.tokenizer.config.image_size
     return f"""---
 library_name: setok
 license: apache-2.0
@@ -152,7 +152,7 @@ A language model that reads pictures as semantic tokens, draws by saying such to
 | | |
 |---|---|
 | language model | {type(base).__name__}, {base.config.num_hidden_layers} layers, width {model.language_model.width} |
-| visual tokens | SeTok, width {model.token_width}, at most {model.max_image_tokens} a picture of {model.tokenizer.config.image_size} pixels |
+| visual tokens | SeTok, width {model.token_width}, at most {model.max_image_tokens} a picture of {size} pixels |
 | drawing | token diffusion, {config.diffusion.prediction}, {config.diffusion.sampling_steps} steps |
 | special tokens | {", ".join(f"`{token}`" for token in SPECIAL_TOKENS)} |
 | parameters | {total:,} |

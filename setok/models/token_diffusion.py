@@ -54,14 +54,11 @@ class DenoisingMLP(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, token_width)
-        for block in self.blocks:
-            nn.init.zeros_(block.modulation.weight)
-            nn.init.zeros_(block.modulation.bias)
-        for layer in (self.modulation, self.leave):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for embedding in (self.time[0], self.time[2]):
-            nn.init.normal_(embedding.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if "modulation" in name or name.startswith("leave."):
+                nn.init.zeros_(parameter)
+            elif name.startswith("time.") and parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
 
     def forward(
         self,
