@@ -9,11 +9,10 @@ its step and position, and the loop's iterator refuses any other than the expect
 from __future__ import annotations
 
 import functools
-import json
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from setok.config import SequenceConfig, TrainConfig
+from setok.config import TrainConfig
 from setok.data.decode import STORED_COLUMNS, Columns, decode_rows
 from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks
@@ -34,26 +33,18 @@ if TYPE_CHECKING:  # this module is imported by data workers, which need neither
     import ray.data
     import ray.train
 
-    from setok.batch import Batch
+    from setok.batch import ImageTextBatch
 
 MAX_BLOCK_BYTES = 128 * 2**20
 """Ray Data cuts larger blocks in pieces, and then they no longer go round the ranks in turn."""
 _OTHER_BYTES = 2048
 """Room in a row for what is not pixels."""
-_TOKEN_BYTES = 24
-"""Of a place in a row of sequences: six columns of int32."""
 _PREFETCH = 2
 _MIN_SAMPLES = 200
 """Bad samples are tolerated until this many have been seen."""
 
 
 # ---------------------------------------------------------------- what the data workers run
-
-
-def row_bytes(sequence: SequenceConfig, image_size: int) -> int:
-    """Most bytes of a row of sequences: its tokens, and as many pictures as it has room for."""
-    pictures = sequence.max_length // (sequence.max_image_tokens + 2) + 1
-    return _TOKEN_BYTES * sequence.max_length + pictures * (3 * image_size**2 + image_size**2 // 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,16 +115,9 @@ class DataSpec:
             global_batch_size=self.global_batch_size,
         )
 
-    def decoder(self) -> BlockDecoder:
-        """Reads and decodes what the plan says."""
-        return BlockDecoder(self)
-
 
 class BlockDecoder:
     """Reads and decodes the samples at given positions of the plan."""
-
-    columns: tuple[str, ...] = STORED_COLUMNS
-    """Of the stored rows."""
 
     def __init__(self, spec: DataSpec) -> None:
         configure_opencv(num_threads=1)
@@ -144,7 +128,7 @@ class BlockDecoder:
     def readers(self) -> list[ShardReader]:
         """Readers of the sets, opened at the first block."""
         cache = DEFAULT_CACHE_BYTES // len(self.spec.folders)
-        readers = [ShardReader(folder, cache_bytes=cache, columns=self.columns) for folder in self.spec.folders]
+        readers = [ShardReader(folder, cache_bytes=cache, columns=STORED_COLUMNS) for folder in self.spec.folders]
         for reader, fingerprint in zip(readers, self.spec.fingerprints, strict=True):
             if reader.manifest.fingerprint != fingerprint:
                 raise DataError(
@@ -174,20 +158,6 @@ class BlockDecoder:
 # ---------------------------------------------------------------- the dataset
 
 
-def spec_of(config: TrainConfig, *, start_step: int, num_workers: int) -> DataSpec:
-    """What the data workers of a run must know; looks at its sets.
-
-    Raises:
-        DataError: a set is missing or was not ingested to the end.
-        ConfigError: there is no text tokenizer where the stage needs one.
-    """
-    if config.stage == "tokenizer":
-        return DataSpec.of(config, start_step=start_step, num_workers=num_workers)
-    from ray_jobs.sequence_data import SequenceSpec  # builds upon this module
-
-    return SequenceSpec.of(config, start_step=start_step, num_workers=num_workers)
-
-
 def check_block_size(config: TrainConfig, *, num_workers: int) -> None:
     """Refuse blocks that Ray Data would cut.
 
@@ -196,18 +166,13 @@ def check_block_size(config: TrainConfig, *, num_workers: int) -> None:
     """
     side = config.model.image_size
     samples = config.train.global_batch_size // num_workers
-    what = f"images of {side} × {side} pixels"
-    sample_bytes = 3 * side * side + _OTHER_BYTES
-    if config.stage != "tokenizer":
-        what = f"rows of {config.sequence.max_length} tokens with pictures of {side} × {side} pixels"
-        sample_bytes = row_bytes(config.sequence, side)
-    step_bytes = samples * sample_bytes
+    step_bytes = samples * (3 * side * side + _OTHER_BYTES)
     fits = MAX_BLOCK_BYTES // step_bytes
     if config.data.steps_per_block <= fits:
         return
     problem = (
         f"data.steps_per_block={config.data.steps_per_block} makes blocks of"
-        f" {config.data.steps_per_block * step_bytes / 2**20:.0f} MiB ({samples} {what} in"
+        f" {config.data.steps_per_block * step_bytes / 2**20:.0f} MiB ({samples} images of {side} × {side} pixels in"
         f" each step of a worker), and {MAX_BLOCK_BYTES / 2**20:.0f} MiB is the most"
     )
     if fits:
@@ -225,7 +190,7 @@ def training_dataset(config: TrainConfig, *, start_step: int, num_workers: int) 
     import ray.data
 
     check_block_size(config, num_workers=num_workers)
-    spec = spec_of(config, start_step=start_step, num_workers=num_workers)
+    spec = DataSpec.of(config, start_step=start_step, num_workers=num_workers)
     blocks = max(num_workers, spec.num_blocks)  # past the last step: empty blocks, because Ray cannot split nothing
     with ray.data.DataContext.current(data_context()):
         return ray.data.read_datasource(
@@ -274,7 +239,7 @@ def _read_block(spec: DataSpec, number: int) -> list[pa.Table]:
 @functools.lru_cache(maxsize=1)
 def _decoder(spec: DataSpec) -> BlockDecoder:
     """The process's decoder, kept for its open files and cached row groups."""
-    return spec.decoder()
+    return BlockDecoder(spec)
 
 
 def data_context() -> ray.data.DataContext:
@@ -335,7 +300,7 @@ class TrainingBatches:
         """Samples so far that could not be decoded; they are masked in their batch."""
         self._examples: list[str] = []
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[list[ImageTextBatch]]:
         for step in range(self._start_step, self._config.train.steps):
             yield [self._micro_batch(step, index) for index in range(self._config.gradient_accumulation_steps)]
 
@@ -345,7 +310,7 @@ class TrainingBatches:
         if close is not None:
             close()
 
-    def _micro_batch(self, step: int, index: int) -> Batch:
+    def _micro_batch(self, step: int, index: int) -> ImageTextBatch:
         started = time.perf_counter()
         try:
             columns = next(self._columns, None)
@@ -360,15 +325,11 @@ class TrainingBatches:
                 f"the data ended at step {step} of {self._config.train.steps}",
                 "look for a failed data worker in Ray's logs",
             )
-        from setok.data.collate import columns_to_sequences, rows_to_batch
+        from setok.data.collate import rows_to_batch
 
         self._check_order(columns, step, index)
-        if self._config.stage == "tokenizer":
-            self._count_bad(columns["id"], columns["error"])
-            return rows_to_batch(columns)
-        ids, errors = ([item for text in columns[name] for item in json.loads(text)] for name in ("id", "error"))
-        self._count_bad(ids, errors)
-        return columns_to_sequences(columns, image_size=self._config.model.image_size)
+        self._count_bad(columns)
+        return rows_to_batch(columns)
 
     def _check_order(self, columns: Mapping[str, Any], step: int, index: int) -> None:
         train = self._config.train
@@ -387,11 +348,12 @@ class TrainingBatches:
             "start the run again: it resumes at its last checkpoint; if that does not help, report it with the config",
         )
 
-    def _count_bad(self, ids: Sequence[str], errors: Sequence[str]) -> None:
-        self.num_samples += len(ids)
-        bad = [f"{name}: {error}" for name, error in zip(ids, errors, strict=True) if error]
-        self.num_bad += len(bad)
-        self._examples += bad[: max(0, 3 - len(self._examples))]
+    def _count_bad(self, columns: Mapping[str, Any]) -> None:
+        valid = np.asarray(columns["valid"], bool)
+        self.num_samples += len(valid)
+        self.num_bad += int((~valid).sum())
+        for index in np.flatnonzero(~valid)[: max(0, 3 - len(self._examples))]:
+            self._examples.append(f"{columns['id'][index]}: {columns['error'][index]}")
         allowed = self._config.data.max_bad_fraction
         if self.num_samples >= _MIN_SAMPLES and self.num_bad > allowed * self.num_samples:
             raise DataError(
@@ -419,7 +381,7 @@ def local_batches(config: TrainConfig, *, start_step: int) -> TrainingBatches:
     Raises:
         DataError: a set is missing.
     """
-    decoder = spec_of(config, start_step=start_step, num_workers=1).decoder()
+    decoder = BlockDecoder(DataSpec.of(config, start_step=start_step, num_workers=1))
     size = config.train.micro_batch_size
     starts = range(
         start_step * config.train.global_batch_size, config.train.steps * config.train.global_batch_size, size
