@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok.stages", "setok.checkpoint", "setok.summary", "setok.export"),
     ("setok.predictor",),
     (
+        *("ray_jobs.batches", "ray_jobs.packs"),
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.dataset", "ray_jobs.engine", "ray_jobs.loop", "ray_jobs.worker"),
         *(
             "ray_jobs.tracking",
