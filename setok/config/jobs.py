@@ -191,14 +191,14 @@ PARTS = (
 
 
 class EvaluateConfig(Job):
-    """Metrics of a trained tokenizer on an ingested set."""
+    """Metrics of a trained model on an ingested set: of a tokenizer, or of Setokim, as the checkpoint has it."""
 
     job: Literal["evaluate"] = "evaluate"
     checkpoint: str
     """A run folder (its newest good checkpoint is taken) or one checkpoint folder."""
     data: str
     train_data: str | None = None
-    """The set whose mean image is the reference; ``null``: the evaluated set's own."""
+    """The set that references are taken from (mean image, most frequent answers, mean mask); ``null``: the evaluated set."""
     limit: int | None = Field(None, ge=1)
     batch_size: int = Field(50, ge=1)
     num_replicas: int = Field(1, ge=1)
@@ -210,10 +210,28 @@ class EvaluateConfig(Job):
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)
+    tasks: tuple[Literal["vqa", "caption", "generate", "segment", "edit"], ...] = ()
+    """Setokim: which of the tasks that the set's records have; empty for all."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Setokim: most words of an answer or caption, in tokens."""
+    guidance: float = Field(1.0, ge=0.0)
+    """Setokim: how closely pictures follow what was asked (classifier-free guidance); 1 for none."""
+    image_temperature: float = Field(1.0, ge=0.0)
+    """Setokim: factor on the noise of drawing; 0 draws without."""
+
+
+class WordsConfig(Section):
+    """A text tokenizer of the words of ingested sets, for a language model from scratch."""
+
+    sets: tuple[str, ...] = Field(min_length=1)
+    """Ingested sets whose texts it is made of."""
+    output: str
+    """Its folder."""
+    max_words: int = Field(8192, ge=1)
 
 
 class PipelineConfig(Job):
-    """From nothing to a report: scenes (if wanted), ingest, train, evaluate.
+    """From nothing to a report: scenes (if wanted), ingest, train all stages that are given, evaluate.
 
     ``${run}`` in any value stands for the folder of the run.
     """
@@ -225,6 +243,9 @@ class PipelineConfig(Job):
     """Families to generate, each written to ``${run}/scenes/<key>/coco``."""
     ingest: tuple[IngestConfig, ...] = Field(min_length=1)
     tokenizer: TrainConfig
+    words: WordsConfig | None = None
+    pretrain: TrainConfig | None = None
+    instruct: TrainConfig | None = None
     evaluate: tuple[EvaluateConfig, ...] = Field(min_length=1)
     """The first one gives the headline figures."""
 

@@ -41,6 +41,7 @@ from setok.models.generation import (
     stream,
 )
 from setok.models.setokim import Setokim
+from setok.predictor.exercises import MODES, Question
 from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart
 from setok.stages import SetokimTask
 
@@ -221,6 +222,28 @@ class Predictor:
         replies = self.chat(talks, [[one] for one in pictures], options=GenerationOptions(mode="mask"))
         return [reply.masks[0] for reply in replies]
 
+    def ask(
+        self,
+        questions: Sequence[Question],
+        pictures: Sequence[Sequence[Picture]],
+        *,
+        options: GenerationOptions | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Reply]:
+        """Answers to questions of stored records (``question_of``), all of one task.
+
+        Args:
+            pictures: of every question, those of its ``images``.
+            options: the mode is that of the task.
+        """
+        modes = {MODES[question.task] for question in questions}
+        if len(modes) > 1:
+            raise DataError(f"questions of different kinds: {sorted(modes)}", "ask those of one task at a time")
+        chosen = options or GenerationOptions()
+        if modes:
+            chosen = replace(chosen, mode=modes.pop())  # type: ignore[arg-type]
+        return self.chat([question.messages for question in questions], pictures, options=chosen, seeds=seeds)
+
     # ------------------------------------------------------------ how it is done
 
     def _replies(
@@ -272,9 +295,10 @@ class Predictor:
         return made
 
     def _reply(self, made: Generated) -> Reply:
-        parts: list[Part] = []
-        for segment in made.segments:
-            parts.append(TextPart(text=self._decode(segment.ids)) if isinstance(segment, Text) else self._part(segment))
+        parts: list[Part] = [
+            TextPart(text=self._decode(segment.ids)) if isinstance(segment, Text) else self._part(segment)
+            for segment in made.segments
+        ]
         return Reply(parts=tuple(parts), reason=made.reason)
 
     def _part(self, event: ImageEnd | MaskFound) -> PicturePart | MaskPart:
