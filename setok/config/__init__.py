@@ -22,6 +22,7 @@ from setok.config.jobs import (
     Job,
     PipelineConfig,
     TrainConfig,
+    WordsConfig,
 )
 from setok.config.loading import (
     build,
@@ -104,6 +105,7 @@ __all__ = [
     "TrainConfig",
     "TrainSection",
     "WandbConfig",
+    "WordsConfig",
     "build",
     "dump_config",
     "list_presets",

@@ -42,7 +42,8 @@ def _vqa(rows: Sequence[Row]) -> dict[str, Any]:
     columns = {name: by_kind([float(row[name]) for row in rows], kinds) for name in known}
     return {name: _mean(rows, name) for name in known} | {
         "by_type": {
-            kind: {name: columns[name][kind] for name in known} | {"num": kinds.count(kind)} for kind in sorted(set(kinds))
+            kind: {name: columns[name][kind] for name in known} | {"num": kinds.count(kind)}
+            for kind in sorted(set(kinds))
         }
     }
 

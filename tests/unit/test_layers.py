@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "ray_jobs.charts",
             "ray_jobs.evaluation_files",
             "ray_jobs.sequences",
+            "ray_jobs.setokim_evaluation",
+            "ray_jobs.setokim_replica",
         ),
         *("ray_jobs.evaluation_replica", "ray_jobs.report", "ray_jobs.report_data", "ray_jobs.report_gallery"),
         *("ray_jobs.report_rows", "ray_jobs.report_run", "ray_jobs.report_style"),
