@@ -52,7 +52,7 @@ def test_missing_and_empty_folders(kind: str, tmp_path: Path) -> None:
         open_source(SourceConfig(kind=kind, path=str(tmp_path / "nowhere"), split=split)).check()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match=r"\n  → (put images there|get it from)"):
+    with pytest.raises(DataError, match=r"\n  → (put images there|get (it|them) from)"):
         open_source(SourceConfig(kind=kind, path=str(tmp_path), split=split)).check()
 
 

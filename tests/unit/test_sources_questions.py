@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def test_vqa_each(tmp_path: Path, kind: str, prefix: str) -> None:
         put(tmp_path / name, jpeg())
     items = read(kind, tmp_path)
     assert [item.id.removeprefix(f"{kind}/train/") for item in items] == [
-        *("70", "71", "80", "81", "82", "83", "90", "row-7"),
+        *("70", "71", "80", "81", "90", "82", "83", "row-7"),
     ]
     assert texts(items[0]) == ["<image>\nWhat colour?", "red"]
     assert texts(items[1]) == ["<image>\nIs it day?", "yes"], "of two equally frequent answers the first"
@@ -91,9 +90,9 @@ def test_vqa_each(tmp_path: Path, kind: str, prefix: str) -> None:
     assert items[0].provenance == {"image_id": "7", "question_id": "70", "answer_type": "other"}
     assert [item.reason for item in items if isinstance(item, BadRecord)] == [
         "no answer: the list of answers is empty",
+        "image file missing: 9",
         "missing key: 'question', the row has ['image_id', 'question_id']",
         "no answer: the annotations do not have the question",
-        "image file missing: 9",
         "damaged row: string indices must be integers, not 'str'",
     ]
 
@@ -104,7 +103,7 @@ def test_vqa_all(tmp_path: Path) -> None:
         put(tmp_path / f"pictures/{number:012d}.jpg", jpeg())
     items = read("vqav2", tmp_path, turns="all", images=str(tmp_path / "pictures"))
     assert [item.id.removeprefix("vqav2/train/") for item in items] == [
-        *("image/7", "image/8", "81", "82", "83", "image/9", "row-7")
+        *("image/7", "image/8", "81", "image/9", "82", "83", "row-7")
     ]
     assert texts(items[0]) == ["<image>\nWhat colour?", "red", "Is it day?", "yes"]
     assert isinstance(items[0], Record)
@@ -183,11 +182,9 @@ def test_gqa_in_several_files(tmp_path: Path) -> None:
     put(tmp_path / "images/n5.jpg", jpeg())
     items = read("gqa", tmp_path, split="train_all")
     assert [item.id for item in items if isinstance(item, Record)] == [f"gqa/train_all/q{n}" for n in (0, 2, 10)]
-    assert [item.reason.split(",")[0] for item in items if isinstance(item, BadRecord)] == [
-        "missing key: 'question'"
-    ] * 3 or [item.reason for item in items if isinstance(item, BadRecord)] == [
-        "no answer: the list of answers is empty"
-    ] * 3
+    bad = [item for item in items if isinstance(item, BadRecord)]
+    assert [item.id for item in bad] == [f"gqa/train_all/x{n}" for n in (0, 2, 10)]
+    assert {item.reason for item in bad} == {"no answer: the list of answers is empty"}
     put(tmp_path / "submission_all_questions.json", {"s": {"imageId": "n5", "question": "What?"}})
     (open_question,) = read("gqa", tmp_path, split="submission_all")
     assert texts(open_question) == ["<image>\nWhat?"]
@@ -227,17 +224,18 @@ def test_gqa_keeps_what_its_evaluation_needs(tmp_path: Path) -> None:
 def test_textvqa(tmp_path: Path) -> None:
     rows = [
         {"question_id": 1, "image_id": "ab", "question": "what does it say?", "answers": ["stop", "stop sign", "stop"]},
-        {"image": "train/ab.jpg", "question": "an early row?", "answers": ["yes"]},
         {"question_id": 3, "image_id": "ab", "question": "none?", "answers": []},
     ]
     put(tmp_path / "TextVQA_0.5.1_train.json", {"data": rows})
     put(tmp_path / "TextVQA_Rosetta_OCR_v0.2_train.json", {"data": [{"image_id": "ab", "ocr_tokens": ["STOP"]}]})
     put(tmp_path / "train_images/ab.jpg", jpeg())
-    first, early, bad = read("textvqa", tmp_path)
+    first, bad = read("textvqa", tmp_path)
     assert texts(first) == ["<image>\nwhat does it say?", "stop"]
     assert isinstance(first, Record) and first.provenance["ocr_tokens"] == '["STOP"]'
-    assert early.id == "textvqa/train/1" or early.id == "textvqa/train/2"
     assert bad == BadRecord(id="textvqa/train/3", reason="no answer: the list of answers is empty")
+    early = [{"image": "train/ab.jpg", "question": f"question {n}?", "answers": ["yes"]} for n in range(2)]
+    put(tmp_path / "TextVQA_0.5.1_train.json", {"data": early})
+    assert [item.id for item in read("textvqa", tmp_path)] == ["textvqa/train/0", "textvqa/train/1"]
 
 
 def test_textcaps(tmp_path: Path) -> None:
@@ -368,7 +366,7 @@ def test_mme(tmp_path: Path, turns: str) -> None:
     records = read("mme", tmp_path, split="test", turns=turns)
     good = [item for item in records if isinstance(item, Record)]
     reasons = [item.reason for item in records if isinstance(item, BadRecord)]
-    assert [reason.split(":")[0] for reason in reasons] != [] and len(reasons) == 4
+    assert len(reasons) == 4
     assert sum("no question, tab, Yes or No" in reason for reason in reasons) == 2
     assert "image file missing: 0002" in reasons
     if turns == "each":
@@ -410,11 +408,10 @@ def test_a_missing_file_is_named_with_its_origin(tmp_path: Path, kind: str, spli
 
 def test_missing_pictures_are_named_with_their_origin(tmp_path: Path) -> None:
     make_vqa(tmp_path)
-    make: Callable[..., list[Record | BadRecord]] = read
     with pytest.raises(DataError, match=r"no pictures below .*\n.*images.cocodataset.org.*or set images to the folder"):
-        make("vqav2", tmp_path)
+        read("vqav2", tmp_path)
     with pytest.raises(ConfigError, match=r"vqav2 has no split 'vall'\n.*'val'"):
-        make("vqav2", tmp_path, split="vall")
+        read("vqav2", tmp_path, split="vall")
 
 
 @pytest.mark.parametrize(
