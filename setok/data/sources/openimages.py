@@ -145,6 +145,10 @@ class OpenimagesSource(Source):
         starts = np.searchsorted(owner[order], np.arange(len(pictures) + 1))
         return _Rows(starts.astype(np.int64), label[order], corners[order], flag[order] == 1)
 
+    def check(self) -> None:
+        super().check()
+        _ = self._boxes, self._labels  # a broken file is one error, not one for each picture
+
     def _count(self) -> int:
         return len(self._names)
 

@@ -26,7 +26,7 @@ class TarIndex:
 
     path: Path
     spans: Int64[np.ndarray, "samples 2"]
-    """First byte of each sample's first header, and the byte after its last member."""
+    """First byte of each sample's first header, and the byte after the last block of its last member."""
     fault: str
     """Why the tar ends where it does, if it is cut off or damaged there; else empty."""
 
@@ -64,7 +64,7 @@ def index_tar(path: Path) -> TarIndex:
                 if key != last_key:
                     spans.append([member.offset, 0])
                     last_key = key
-                spans[-1][1] = member.offset_data + member.size
+                spans[-1][1] = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             fault = _fault_at(path, tar.offset)
     except (tarfile.TarError, EOFError) as error:
         fault = str(error) or type(error).__name__
@@ -97,6 +97,8 @@ def read_sample(path: Path, start: int, stop: int) -> Sample:
         with path.open("rb") as file:
             file.seek(start)
             data = file.read(stop - start)
+        if len(data) < stop - start:
+            raise tarfile.ReadError("it has become shorter")
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             files = [(member.name, tar.extractfile(member)) for member in tar if member.isreg()]
             parts = [(*split_name(name), file.read()) for name, file in files if file is not None]

@@ -6,7 +6,7 @@
     KEY.json    optional: metadata; of use are "caption", "class_name" (or "cname"), "key", "url" and "sha256"
 
 ``path`` is a folder or one tar; ``split`` is not used. The headers of all tars are read once in each process (about
-20,000 samples a second), then a sample is read from its place. A tar that is cut off or damaged gives the samples before
+15,000 samples a second), then a sample is read from its place. A tar that is cut off or damaged gives the samples before
 the fault and one bad record.
 """
 
