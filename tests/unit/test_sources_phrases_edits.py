@@ -150,6 +150,9 @@ def test_what_refer_misses_is_named(tmp_path: Path) -> None:
     put(elsewhere, jpeg(3, (WIDTH, HEIGHT)))
     first = read("refcoco", tmp_path, images=str(tmp_path / "coco"))[0]
     assert isinstance(first, Record) and first.images[0].data == elsewhere.read_bytes()
+    elsewhere.unlink()
+    with pytest.raises(DataError, match=r"no pictures below .*coco'\n.*images.cocodataset.org"):
+        read("refcoco", tmp_path, images=str(tmp_path / "coco"))
     with pytest.raises(ConfigError, match=r"refcocog has no split 'testA'\n.*test"):
         open_source(SourceConfig(kind="refcocog", path=".", split="testA"))
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from setok.data.schema import IMAGE_SLOT, EncodedImage, Record, Turn
 from setok.data.sources.base import BadRecord, Source
-from setok.data.sources.pictures import PictureFolders
+from setok.data.sources.pictures import PictureFolders, check_pictures
 from setok.data.sources.rows import ROW_ERRORS, answers_of, problem_of
 from setok.errors import DataError
 
@@ -89,11 +89,7 @@ class QuestionSource(Source):
 
     def check(self) -> None:
         super().check()
-        if not self.picture_files:
-            raise DataError(
-                f"source {self.name!r}: no pictures below {self.config.images or self.config.path!r}",
-                f"get them from {self.picture_origin}, or set images to the folder where they are",
-            )
+        check_pictures(self.name, self.config, self.picture_files, self.picture_origin)
 
     def _files(self) -> Iterable[Path]:
         return [*self._annotation_files, *self.picture_files.folders]

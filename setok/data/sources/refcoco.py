@@ -33,6 +33,7 @@ from setok.data.sources.pictures import (
     COCO_ORIGIN,
     PictureFolders,
     check_geometry,
+    check_pictures,
     coco_key,
     coco_pictures,
 )
@@ -85,6 +86,10 @@ class RefcocoSource(Source):
         if self.config.images is None:
             return PictureFolders([self.root / _PICTURES], coco_key)
         return coco_pictures(self.config)
+
+    def check(self) -> None:
+        super().check()
+        check_pictures(self.name, self.config, self.picture_files, COCO_ORIGIN)
 
     def _files(self) -> Iterable[Path]:
         return [self._refs_file, self._instances_file, *self.picture_files.folders]
