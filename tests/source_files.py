@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ def jpeg(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+def shaded(shade: int = 90, size: tuple[int, int] = (12, 10)) -> bytes:
+    """A picture of a shade of red; another shade makes other bytes."""
+    return jpeg((shade, 30, 30), size)
+
+
+def put(path: Path, content: Any) -> None:
+    """Write bytes as they are and everything else as JSON, with the folders that are needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def answered(*answers: str) -> list[dict[str, Any]]:
+    """A list of answers as VQA v2 and VizWiz have it."""
+    return [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n, answer in enumerate(answers, 1)]
 
 
 def read(kind: str, path: Path, **settings: Any) -> list[Record | BadRecord]:
@@ -47,3 +64,9 @@ def good(records: list[Record | BadRecord]) -> list[Record]:
 def reasons(records: list[Record | BadRecord]) -> list[str]:
     """The kind of what is wrong with each record; empty for a good one."""
     return [record.reason.split(":")[0] if isinstance(record, BadRecord) else "" for record in records]
+
+
+def texts(record: Record | BadRecord) -> list[str]:
+    """The turns of a record, which must be a good one."""
+    assert isinstance(record, Record), record
+    return [turn.text for turn in record.conversation]

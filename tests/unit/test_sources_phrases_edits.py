@@ -16,7 +16,7 @@ from setok.config import SourceConfig
 from setok.data.schema import Record
 from setok.data.sources import BadRecord, open_source
 from setok.errors import ConfigError, DataError
-from tests.unit.test_sources_questions import jpeg, put, read, texts
+from tests.source_files import put, read, shaded, texts
 
 # ---------------------------------------------------------------- RefCOCO
 
@@ -44,7 +44,7 @@ def make_refer(root: Path, refs: list[dict[str, Any]] | None = None, name: str =
     put(root / name / "instances.json", instances)
     put(root / name / f"refs({by}).p", pickle.dumps([ref(70), ref(80), ref(70, "b")] if refs is None else refs, 0))
     for image in (7, 8):
-        put(root / f"images/mscoco/images/train2014/COCO_train2014_{image:012d}.jpg", jpeg(image, (WIDTH, HEIGHT)))
+        put(root / f"images/mscoco/images/train2014/COCO_train2014_{image:012d}.jpg", shaded(image, (WIDTH, HEIGHT)))
 
 
 def ref(number: int, /, *phrases: str, **changes: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_phrases_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_picture_of_another_size_or_turned_by_exif(tmp_path: Path) -> None:
     make_refer(tmp_path)
     folder = tmp_path / "images/mscoco/images/train2014"
-    put(folder / "COCO_train2014_000000000007.jpg", jpeg(1, (HEIGHT, WIDTH)))
+    put(folder / "COCO_train2014_000000000007.jpg", shaded(1, (HEIGHT, WIDTH)))
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "COCO_train2014_000000000008.jpg", exif=exif)
@@ -147,7 +147,7 @@ def test_what_refer_misses_is_named(tmp_path: Path) -> None:
         (tmp_path / "away").rename(tmp_path / file)
     source.check()
     elsewhere = tmp_path / "coco/train2017/000000000007.jpg"
-    put(elsewhere, jpeg(3, (WIDTH, HEIGHT)))
+    put(elsewhere, shaded(3, (WIDTH, HEIGHT)))
     first = read("refcoco", tmp_path, images=str(tmp_path / "coco"))[0]
     assert isinstance(first, Record) and first.images[0].data == elsewhere.read_bytes()
     elsewhere.unlink()
@@ -165,7 +165,7 @@ def make_pairs(root: Path) -> None:
     put(root / "a/prompt.json", {"edit": "make it  red", "input": "a cup", "output": "a red cup", "score": 0.3})
     put(root / "b/prompt.json", {"edit": " "})
     for number, name in enumerate(("a/1_0", "a/1_1", "a/2_0", "b/3_0", "b/3_1")):
-        put(root / f"{name}.jpg", jpeg(number))
+        put(root / f"{name}.jpg", shaded(number))
 
 
 @pytest.mark.parametrize("folder", ["", "train"])
@@ -175,7 +175,7 @@ def test_instructpix2pix(tmp_path: Path, folder: str) -> None:
     assert isinstance(good, Record)
     assert good.id == "instructpix2pix/train/a/1" and good.task == "edit"
     assert texts(good) == ["<image>\nmake it red", "<image>"]
-    assert [(image.role, image.data) for image in good.images] == [("input", jpeg(0)), ("target", jpeg(1))]
+    assert [(image.role, image.data) for image in good.images] == [("input", shaded(0)), ("target", shaded(1))]
     assert good.provenance == {"pair": "a/1", "input": "a cup", "output": "a red cup"}
     reasons = [item.reason for item in bad if isinstance(item, BadRecord)]
     assert reasons[:2] == ["image file missing: 2_1.jpg", "empty text: 'edit'"]
@@ -201,7 +201,7 @@ def save_to_disk(folder: Path, columns: dict[str, list[Any]], rows_per_batch: in
 
 
 def picture(shade: int) -> dict[str, Any]:
-    return {"bytes": jpeg(shade), "path": None}
+    return {"bytes": shaded(shade), "path": None}
 
 
 def test_instructpix2pix_saved_by_datasets(tmp_path: Path) -> None:
@@ -211,12 +211,12 @@ def test_instructpix2pix_saved_by_datasets(tmp_path: Path) -> None:
         "edited_image": [*(picture(10 + n) for n in range(4)), None, picture(15), picture(16)],
     }
     save_to_disk(tmp_path, columns)
-    put(tmp_path / "own.jpg", jpeg(99))
+    put(tmp_path / "own.jpg", shaded(99))
     items = read("instructpix2pix", tmp_path)
     good = [item for item in items if isinstance(item, Record)]
     assert [texts(item)[0] for item in good] == [f"<image>\nedit {n}" for n in range(4)] + ["<image>\nown file"]
-    assert [item.images[1].data for item in good] == [jpeg(n) for n in (10, 11, 12, 13, 16)]
-    assert good[-1].images[0].data == jpeg(99)
+    assert [item.images[1].data for item in good] == [shaded(n) for n in (10, 11, 12, 13, 16)]
+    assert good[-1].images[0].data == shaded(99)
     assert [item.reason for item in items if isinstance(item, BadRecord)] == [
         "image missing: column 'edited_image' is empty",
         "not text: 'edit' is None",
@@ -237,7 +237,7 @@ def make_brush(root: Path, *, sessions: bool = True) -> None:
             files = {"input": before, "mask": f"{name}-mask{turn}.png", "output": f"{name}-output{turn}.png"}
             turns.append(files | {"instruction": f"step {turn}"})
         for number, what in enumerate(("input", "output1", "output2")):
-            put(root / f"images/{name}/{name}-{what}.png", jpeg(number))
+            put(root / f"images/{name}/{name}-{what}.png", shaded(number))
     put(root / "edit_turns.json", turns)
     if sessions:
         put(root / "edit_sessions.json", {"5": turns[:2], "6": turns[2:]})
@@ -250,7 +250,7 @@ def test_magicbrush(tmp_path: Path, sessions: bool) -> None:
     assert [item.id for item in each] == [f"magicbrush/val/{name}/{turn}" for name in (5, 6) for turn in (1, 2)]
     assert texts(each[1]) == ["<image>\nstep 2", "<image>"]
     assert isinstance(each[1], Record)
-    assert [image.data for image in each[1].images] == [jpeg(1), jpeg(2)]
+    assert [image.data for image in each[1].images] == [shaded(1), shaded(2)]
     assert each[1].provenance == {"img_id": "5", "turns": "2", "masks": "5-mask2.png"}
     whole = read("magicbrush", tmp_path, split="val", turns="all")
     assert [item.id for item in whole] == ["magicbrush/val/session/5", "magicbrush/val/session/6"]
@@ -294,7 +294,7 @@ def test_magicbrush_saved_by_datasets(tmp_path: Path) -> None:
     each = read("magicbrush", tmp_path, split="dev")
     assert [item.id.split("/", 2)[2] for item in each] == ["5/1", "5/2", "6/1"]
     first, second = read("magicbrush", tmp_path, split="dev", turns="all")
-    assert isinstance(first, Record) and [image.data for image in first.images] == [jpeg(0), jpeg(1), jpeg(2)]
+    assert isinstance(first, Record) and [image.data for image in first.images] == [shaded(0), shaded(1), shaded(2)]
     assert texts(second) == ["<image>\nonly", "<image>"]
     save_to_disk(tmp_path / "test", {key: columns[key] for key in ("img_id", "instruction")})
     with pytest.raises(DataError, match=r"has no column 'turn_index' but \['img_id', 'instruction'\]"):

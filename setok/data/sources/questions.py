@@ -159,14 +159,16 @@ def _row(question: Question) -> dict[str, Any]:
     return row | dict(question.facts)
 
 
-def read_questions(rows: Iterable[Any], make: Callable[[Any], Question], id_key: str) -> Iterator[Question]:
-    """The question of every row, with what is wrong with it where it has no text, key or answer that ``make`` needs."""
+def read_questions(
+    rows: Iterable[Any], make: Callable[[Any], Question], id_key: str, prefix: str = ""
+) -> Iterator[Question]:
+    """The question of every row, or what is wrong with the row where ``make`` raises; ``prefix`` goes before its id then."""
     for number, row in enumerate(rows):
         try:
             yield make(row)
         except ROW_ERRORS as error:
             known = row.get(id_key) if isinstance(row, Mapping) else None
-            yield Question(id=f"row-{number}" if known is None else str(known), problem=problem_of(error))
+            yield Question(id=prefix + (f"row-{number}" if known is None else str(known)), problem=problem_of(error))
 
 
 def require_answers(answers: tuple[str, ...]) -> tuple[str, ...]:
