@@ -38,8 +38,6 @@ _STREAM = 3
 _DIRECTION, _WORDING, _TEXT, _DROP, _PART = range(5)
 _REMEDY = "correct the record, or leave it out of this stage"
 
-Wording = tuple[str, str]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
@@ -53,7 +51,7 @@ class Conversation:
 class Exercise:
     """A thing that a record can teach: some wordings, of which each takes any of some texts."""
 
-    wordings: tuple[Wording, ...]
+    wordings: tuple[wordings.Wording, ...]
     texts: tuple[str, ...]
     images: tuple[int, ...]
 

@@ -134,7 +134,9 @@ class SequenceBuilder:
         slots = sum(piece.content is Slot.IMAGE for piece in pieces)
         sequence = self._sequence("", pieces, tuple(range(slots)))
         self._check_length(sequence, num_turns=len(messages))
-        return sequence
+        return replace(
+            sequence, labels=np.full_like(sequence.labels, UNTRAINED), image_is_target=(False,) * len(sequence.images)
+        )
 
     # ------------------------------------------------------------ lengths
 
