@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from setok.config import ChatConfig, SequenceConfig
 from setok.data import rle
 from setok.data.collate import columns_to_sequences
 from setok.data.pack import PackedRow, Sample, decode_sample, pack_row, row_columns
+from setok.data.packer import Packer, PackerSpec
 from setok.data.schema import EncodedImage, Mask, Record, Turn
 from setok.data.sequences import SequenceBuilder
 from setok.data.special_tokens import text_tokenizer
@@ -202,8 +207,54 @@ def test_columns_travel_as_an_arrow_table(build: SequenceBuilder) -> None:
 
 def test_data_workers_need_neither_torch_nor_transformers() -> None:
     probe = (
-        "import sys, setok.data.pack, setok.data.sequences, setok.data.chat, setok.data.prompts;"
+        "import sys, setok.data.packer, setok.data.sequences, setok.data.chat, setok.data.prompts;"
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules), 'slow imports'"
     )
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
+
+
+# ---------------------------------------------------------------- the packer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turned:
+    record: Record
+    epoch: int = 0
+    too_long: bool = False
+
+
+def test_a_packer_builds_whole_rows(build: SequenceBuilder, tmp_path: Path) -> None:
+    tokenizer_of("gpt2").save_pretrained(tmp_path)
+    spec = PackerSpec(tokenizer=str(tmp_path), config=BUILD_CONFIG, seed=0, image_size=SIZE)
+    assert hash(spec) == hash(pickle.loads(pickle.dumps(spec)))
+    packer = pickle.loads(pickle.dumps(spec)).open()
+    packs = [[Turned(record=talk(1)), Turned(record=edit(1), too_long=True)], [], [Turned(record=edit(3))]]
+    columns = packer.build(packs)
+    assert [json.loads(text) for text in columns["error"]] == [
+        ["", "too long: the sample has no room in a row"],
+        [],
+        [""],
+    ]
+    batch = columns_to_sequences(columns, image_size=SIZE)
+    assert batch.ids == (("t1", "e1"), (), ("e3",))
+    assert (batch.segment_ids[0] == 2).sum() == 1
+    expected = batch_of([row_of(build, [edit(3)])])
+    assert torch.equal(batch.input_ids[2], expected.input_ids[0])
+    assert torch.equal(batch.pixel_values, expected.pixel_values)
+    assert spec.row_bytes >= len(columns["pixels"][2]) + 6 * 4 * LENGTH
+
+
+def test_a_packer_reads_what_it_needs(build: SequenceBuilder) -> None:
+    """Its columns give the same rows as whole records."""
+    packer = Packer(build, image_size=SIZE)
+    records = [edit(1), marked(3, [half()]), talk(5), picture_of_class()]
+    for record in records:
+        row = Record(id="", source="").to_row()
+        row |= {name: value for name, value in record.to_row().items() if name in packer.columns}
+        whole, partial = (packer.build([[Turned(record=one)]]) for one in (record, Record.from_row(row)))
+        assert str(whole) == str(partial)
+
+
+def picture_of_class() -> Record:
+    return Record(id="c", source="s", task="classify", images=[picture(7)], concepts=["dog"])

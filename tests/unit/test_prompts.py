@@ -10,7 +10,7 @@ import pytest
 from setok.config import SequenceConfig
 from setok.data import wordings
 from setok.data.chat import Message, Slot
-from setok.data.prompts import Conversation, conversation, without_condition
+from setok.data.prompts import Conversation, conversation, request, without_condition
 from setok.data.schema import EncodedImage, Mask, Record, Turn
 from setok.errors import ConfigError, DataError
 
@@ -194,6 +194,41 @@ def test_choices_that_make_no_sense() -> None:
         conversation(
             record("vqa", turns=[("user", "<image>")], choices=many, answers=["1"]), settings(), seed=0, epoch=0
         )
+
+
+def test_a_caption_with_a_conversation_goes_both_ways() -> None:
+    turns = [("user", "Tell me.\n<image>"), ("assistant", "a dog")]
+    one = record("caption", turns=turns, caption="a dog", answers=["a dog"])
+    found = [said(each) for each in epochs(one, settings(generation_share=0.3))]
+    assert 0.2 < 1 - found.count(turns) / EPOCHS < 0.4
+    drawn = {text.replace("{}", "a dog") for text, _ in wordings.GENERATE}
+    assert {each[0][1] for each in found if each != turns} == drawn
+    assert [said(each) for each in epochs(one, settings(generation_share=0.0), count=20)] == [turns] * 20
+    assert turns not in [said(each) for each in epochs(one, settings(generation_share=1.0), count=20)]
+
+
+def test_what_is_asked_in_an_evaluation() -> None:
+    config = SequenceConfig(drop_condition=1.0, generation_share=1.0)
+
+    def asked(one: Record, *, draw: bool = False) -> tuple[list[tuple[str, str]], tuple[int, ...]]:
+        found = request(one, config, draw=draw)
+        return said(found), found.images
+
+    question = "<image>\nWhat?"
+    short = f"{question}\n{wordings.SHORT_ANSWER}"
+    for turns in ([("user", question)], [("user", question), ("assistant", "red")]):
+        assert asked(record("vqa", turns=turns)) == ([("user", short)], (0,))
+    choose = record("vqa", turns=[("user", question)], choices=["a", "b"])
+    assert asked(choose) == ([("user", f"{question}\nA. a\nB. b\n{wordings.LETTER}")], (0,))
+    caption = record("caption", caption="a dog")
+    assert asked(caption) == ([("user", wordings.CAPTION[0][0])], (0,))
+    assert asked(caption, draw=True) == ([("user", wordings.GENERATE[0][0].replace("{}", "a dog"))], ())
+    told = record("caption", turns=[("user", question), ("assistant", "x")], caption="a dog")
+    assert asked(told) == ([("user", question)], (0,))
+    assert asked(told, draw=True)[1] == ()
+    edit = record("edit", turns=[("user", "<image> hat"), ("assistant", "<image>")], images=[TARGET, IMAGE])
+    assert asked(edit) == ([("user", "<image> hat")], (1,))
+    assert asked(record("segment", caption="it", masks=[MASK]))[1] == (0,)
 
 
 # ---------------------------------------------------------------- dropped conditions, and chance

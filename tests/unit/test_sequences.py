@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from setok.config import ChatConfig, SequenceConfig
 from setok.data.chat import Message, message_of
-from setok.data.prompts import exercises, without_condition
+from setok.data.prompts import conversation, exercises, without_condition
 from setok.data.schema import EncodedImage, Mask, Record, Turn
 from setok.data.sequences import UNTRAINED, SequenceBuilder, TokenSequence
 from setok.data.special_tokens import text_tokenizer
@@ -115,12 +115,14 @@ def test_a_mask_needs_a_picture() -> None:
 TEXTS = st.text(st.sampled_from("ab dog is. <image>\n12É"), min_size=1, max_size=12).filter(str.strip)
 
 
-TASKS = ("caption", "classify", "image", "generate", "edit", "segment", "vqa", "text", "own")
+TASKS = ("caption", "both", "classify", "image", "generate", "edit", "segment", "vqa", "text", "own")
 
 
 def record_of(task: str, some: list[str], *, multiple_choice: bool) -> Record:
     if task == "own":
         return EDIT
+    if task == "both":
+        return record("caption", "<image>\nWhat?", "a dog", images=[IMAGE], caption=some[0])
     if task == "vqa":
         choices = list(dict.fromkeys(some)) if multiple_choice else []
         return record(task, "<image>\nWhat?", images=[IMAGE], answers=some, choices=choices)
@@ -146,15 +148,16 @@ def test_the_length_is_that_of_the_longest_sequence(
     length = build.length_of(one)
     built = [len(build.build(one, epoch=epoch)) for epoch in range(4)]
     assert max(built) <= length
-    if one.conversation or one.task == "text":
+    if task in ("own", "vqa", "text"):
         assert length == builder(kind, template=template, instructions=instructions, drop_condition=0.0).length_of(one)
         return
-    every = [
+    own = [conversation(one, SequenceConfig(generation_share=0.0), seed=0, epoch=0).messages]
+    every = [own if task == "both" else []] + [
         [exercise.conversation(wording, number).messages]
         + [without_condition(exercise.conversation(wording, number).messages)] * (exercise is drawn)
         for described, drawn in [exercises(one, build.config)]
         for exercise in (described, drawn)
-        if exercise is not None
+        if exercise is not None and (task != "both" or exercise is drawn)
         for wording in range(len(exercise.wordings))
         for number in range(len(exercise.texts))
     ]
@@ -162,6 +165,14 @@ def test_the_length_is_that_of_the_longest_sequence(
         len(build._sequence("", build.template.pieces(messages), (0,) * 9)) for group in every for messages in group
     ]
     assert length == max(whole)
+
+
+def test_the_planned_length_of_what_gives_no_sequence() -> None:
+    build = builder()
+    assert build.planned_length(record("caption")) == 1
+    assert build.planned_length(EDIT) == build.length_of(EDIT) > 1
+    with pytest.raises(DataError):
+        build.length_of(record("caption"))
 
 
 def test_the_length_needs_no_pixels_and_no_room() -> None:
