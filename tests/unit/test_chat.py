@@ -272,6 +272,32 @@ def test_templates_that_cannot_be_used(source: str, value: str, remedy: str) -> 
     assert any(part in error.value.remedy for part in remedy.split("|"))
 
 
+def test_a_template_without_room_for_a_system_prompt() -> None:
+    source = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + PUBLISHED["chatml"]
+    )
+    ChatTemplate(ChatConfig(), own_template(source))
+    with pytest.raises(ConfigError, match="no system here") as error:
+        ChatTemplate(ChatConfig(system_prompt="Be kind."), own_template(source))
+    assert "sequence.chat.system_prompt=''" in error.value.remedy
+
+
+@pytest.mark.parametrize("side", ["lstrip", "rstrip"])
+def test_tokens_that_swallow_the_space_beside_them(side: str) -> None:
+    """As Phi's: a line break behind the end of a turn belongs to its token."""
+    definition = json.loads(text_tokenizer(tokenizer_of("gpt2")).definition)
+    for token in definition["added_tokens"]:
+        token[side] |= token["content"] in ("<|im_end|>", "<|im_start|>")
+    tokenizer = wrap(Tokenizer.from_str(json.dumps(definition)))
+    build = SequenceBuilder(
+        text_tokenizer(tokenizer), SequenceConfig(chat=ChatConfig(template="chatml"), max_image_tokens=3), seed=0
+    )
+    record = record_of([("What?", "A dog"), ("Where?", "On grass")])
+    whole = tokenizer(whole_text("gpt2", "chatml", record), add_special_tokens=False).input_ids
+    assert len(whole) < len(tokenizer_of("gpt2")(whole_text("gpt2", "chatml", record)).input_ids)
+    assert build.build(record, epoch=0).input_ids.tolist() == whole
+
+
 def test_a_built_in_template_needs_its_tokens() -> None:
     bare = TextTokenizer(definition=_without_chat_tokens(), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     for template, token in (("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>")):
