@@ -62,7 +62,7 @@ def test_phrases(tmp_path: Path, kind: str, by: str) -> None:
     records = read(kind, tmp_path)
     assert [item.id for item in records] == [f"{kind}/train/{n}" for n in ("700t", "701c", "700b", "800t", "801c")]
     first = records[0]
-    assert texts(first) == ["<image>\nSegment the left cup", "<mask>"]
+    assert first.caption == "the left cup" and not first.conversation
     assert isinstance(first, Record)
     assert first.masks[0].counts == [11, 3, 7, 3, 7, 3, 7, 3, 76]
     box = first.boxes[0]
@@ -108,7 +108,7 @@ def test_phrases_that_cannot_be_used(tmp_path: Path) -> None:
     ]
     nonsense, good = read("refcoco", tmp_path, split="val")
     assert nonsense.id == "refcoco/val/ref-row-8", "a row that names no split is bad in each"
-    assert texts(good)[0] == "<image>\nSegment good"
+    assert isinstance(good, Record) and good.caption == "good"
 
 
 def test_a_picture_of_another_size_or_turned_by_exif(tmp_path: Path) -> None:
