@@ -204,6 +204,25 @@ def test_other_members_are_passed_over(format: int, tmp_path: Path) -> None:
     assert read_sample(index.path, *span.tolist()).key == f"{folder}/1"
 
 
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_sizes_that_need_more_than_eleven_octal_digits(format: int, tmp_path: Path) -> None:
+    """The file has a hole where the contents of 8 GiB would be."""
+    path = tmp_path / "x.tar"
+    write_tar(path, [("1.jpg", b"x")])
+    info = tarfile.TarInfo("2.bin")
+    info.size = 2**33 + 1
+    header = info.tobuf(format)
+    with path.open("r+b") as file:
+        file.seek(1024)
+        file.write(header)
+        file.truncate(1024 + len(header) + 2**33 + 512 + 1024)
+    index = index_tar(path)
+    assert index.fault == ""
+    assert index.spans.tolist() == [[0, 1024], [1024, 1024 + len(header) + 2**33 + 512]]
+    with pytest.raises(DataError, match="sample too large: 85"):
+        read_sample(path, *index.spans[1].tolist())
+
+
 @settings(max_examples=80, deadline=None)
 @given(place=st.integers(0, 4095), byte=st.integers(0, 255), stem=st.sampled_from(["k", "é"]))
 def test_a_changed_byte_is_a_fault_or_does_not_matter(

@@ -163,12 +163,19 @@ def _members(read: Callable[[int, int], bytes], length: int, *, ends_in_zeros: b
 def _size_in(block: bytes, offset: int) -> int:
     """The size that a header gives, if its checksum is right."""
     try:
-        wanted, size = tarfile.nti(block[148:156]), tarfile.nti(block[124:136])
-    except tarfile.TarError as error:
+        checksum, size = _number(block[148:156]), _number(block[124:136])
+    except ValueError as error:
         raise tarfile.ReadError(f"damaged header at byte {offset}") from error
-    if wanted != sum(block) - sum(block[148:156]) + 8 * ord(" ") or size < 0:
+    if checksum != sum(block) - sum(block[148:156]) + 8 * ord(" ") or size < 0:
         raise tarfile.ReadError(f"damaged header at byte {offset}")
     return size
+
+
+def _number(field: bytes) -> int:
+    """A number of a header: octal digits, or GNU's big-endian bytes behind a byte of 128 for one that needs more."""
+    if field[0] == 0o200:
+        return int.from_bytes(field[1:], "big")
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)
 
 
 def _name_in(block: bytes) -> str:
