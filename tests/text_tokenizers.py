@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +20,9 @@ _WORDS = (
     " think. system user assistant draw me a dog on grass! don't you see it's 12 or 345 stars; [INST] yes no [/INST]"
     " describe the image please <<SYS>> helpful <</SYS>> naïve café"
 ).split()
-CORPUS = [" ".join(_WORDS[start::step]) for start in range(7) for step in range(1, 6)] * 4 + ["assistant\nIt is a dog."]
+CORPUS = [" ".join(_WORDS[start::step]) for start in range(7) for step in range(1, 6)] * 4 + [
+    "assistant\nIt is a dog."
+] * 40
 
 
 @functools.cache
@@ -48,7 +51,8 @@ def _gpt2() -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet)
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
     )
     return backend
 
@@ -58,23 +62,30 @@ _BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 def _llama() -> Tokenizer:
     """Metaspace that puts a space before the beginning only; any byte has a token."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend = _sentencepiece()
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=620, special_tokens=[*SPECIAL, *_BYTES]))
     return backend
 
 
 def _llama_legacy() -> Tokenizer:
     """A normalizer that puts a space before whatever follows a special token."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend = _sentencepiece()
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return backend
+
+
+def _sentencepiece() -> Tokenizer:
+    """BPE with a token for every byte. Trained word by word, without pre-tokenizer."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=620, special_tokens=[*SPECIAL, *_BYTES], show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    definition = json.loads(backend.to_str()) | {"pre_tokenizer": None}
+    definition["added_tokens"] = [token for token in definition["added_tokens"] if token["content"] in SPECIAL]
+    backend = Tokenizer.from_str(json.dumps(definition))
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=620, special_tokens=[*SPECIAL, *_BYTES]))
     return backend
 
 
@@ -84,6 +95,7 @@ def _t5() -> Tokenizer:
     backend.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
         vocab_size=300,
+        show_progress=False,
         special_tokens=SPECIAL,
         unk_token="<unk>",
         initial_alphabet=[*map(chr, range(33, 127)), "\n"],
@@ -98,7 +110,7 @@ def _bert() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=[*map(chr, range(33, 127))]
+        vocab_size=400, show_progress=False, special_tokens=SPECIAL, initial_alphabet=[*map(chr, range(33, 127))]
     )
     backend.train_from_iterator(CORPUS, trainer)
     return backend

@@ -100,7 +100,8 @@ class ChatTemplate:
 
         Args:
             messages: turns; the system prompt goes before them where they have none.
-            add_generation_prompt: end where the assistant is to speak; nothing is trained.
+            add_generation_prompt: end where the assistant is to speak; what it said before is still told apart, so that
+                it is tokenized as it was in training.
 
         Raises:
             DataError: the template refuses these turns, such as two of the user's in a row.
@@ -124,9 +125,7 @@ class ChatTemplate:
                 f" it writes numbers {found}",
                 _BUILT_IN_INSTEAD,
             )
-        if add_generation_prompt:
-            spans = []
-        elif GENERATION_START in text:
+        if GENERATION_START in text:
             spans = _marked_spans(text)
         else:
             spans = [self._spoken(bare, roles, turn) for turn, role in enumerate(roles) if role == "assistant"]
@@ -253,10 +252,9 @@ def _stripped(parts: tuple[str | Slot, ...]) -> list[str | Slot]:
 
 def _marked_spans(text: str) -> list[tuple[int, int]]:
     """Where ``{% generation %}`` blocks lie in the text without their marks."""
-    spans, starts, removed = [], [], 0
-    for found in re.finditer(f"{GENERATION_START}|{GENERATION_END}", text):
+    spans, starts = [], []
+    for removed, found in enumerate(re.finditer(f"{GENERATION_START}|{GENERATION_END}", text)):
         place = found.start() - removed
-        removed += 1
         if found[0] == GENERATION_START:
             starts.append(place)
         else:

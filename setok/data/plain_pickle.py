@@ -21,7 +21,7 @@ from typing import Any
 from setok.errors import DataError
 
 MAX_BYTES = 2**30
-"""Ten times the largest published file (refcocog)."""
+"""Far more than any published file of references has."""
 _EXTENSIONS = {"EXT1": b"\x82", "EXT2": b"\x83", "EXT4": b"\x84"}
 _DAMAGED = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError),

@@ -1,7 +1,8 @@
 """From a record to a conversation: which exercise it gives in an epoch, and in which words.
 
-A record with a conversation keeps it. ``vqa`` records may have bare questions: the way to answer is said behind them, and
-an answer that is missing is taken from ``answers`` and ``choices``. For a record without conversation:
+A record with a conversation keeps it; that of a ``caption`` record may give way to drawing the picture from the caption.
+``vqa`` records may have bare questions: how to answer is said behind them, and an answer that is missing is taken from
+``answers`` and ``choices``. For a record without conversation:
 
 | task | exercise |
 |---|---|
@@ -38,8 +39,6 @@ _STREAM = 3
 _DIRECTION, _WORDING, _TEXT, _DROP, _PART = range(5)
 _REMEDY = "correct the record, or leave it out of this stage"
 
-Wording = tuple[str, str]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
@@ -53,7 +52,7 @@ class Conversation:
 class Exercise:
     """A thing that a record can teach: some wordings, of which each takes any of some texts."""
 
-    wordings: tuple[Wording, ...]
+    wordings: tuple[wordings.Wording, ...]
     texts: tuple[str, ...]
     images: tuple[int, ...]
 
@@ -71,19 +70,61 @@ def conversation(record: Record, config: SequenceConfig, *, seed: int, epoch: in
         DataError: the record lacks what its task needs, or its slots differ in number from its images or masks.
     """
     draw = RecordDraw(record, seed=seed, epoch=epoch)
-    if record.conversation:
-        chosen = own_conversation(record, config)
-    else:
-        describe, generate = exercises(record, config)
-        wants_image = generate is not None and (describe is None or draw.share(_DIRECTION) < config.generation_share)
-        exercise = generate if wants_image else describe
-        assert exercise is not None  # exercises gives at least one
-        chosen = exercise.conversation(
-            draw.below(_WORDING, len(exercise.wordings)), draw.below(_TEXT, len(exercise.texts))
-        )
+    say, generate = lessons(record, config)
+    wants_image = say is None or (generate is not None and draw.share(_DIRECTION) < config.generation_share)
+    chosen = generate if wants_image else say
+    assert chosen is not None  # lessons gives at least one
+    if isinstance(chosen, Exercise):
+        wording, text = draw.below(_WORDING, len(chosen.wordings)), draw.below(_TEXT, len(chosen.texts))
+        chosen = chosen.conversation(wording, text)
     if asks_for_image(chosen.messages) and draw.share(_DROP) < config.drop_condition:
         return replace(chosen, messages=without_condition(chosen.messages))
     return chosen
+
+
+def lessons(record: Record, config: SequenceConfig) -> tuple[Conversation | Exercise | None, Exercise | None]:
+    """What a record teaches: its own conversation, or an exercise in its place; and to draw its picture from its caption.
+
+    One of them is None where the record has only the other, or ``generation_share`` leaves it out.
+
+    Raises:
+        DataError: as ``conversation``.
+    """
+    if not record.conversation:
+        return exercises(record, config)
+    own = own_conversation(record, config)
+    if record.task != "caption" or len(record.images) != 1 or asks_for_image(own.messages):
+        return own, None
+    _, generate = exercises(record, config)
+    return own if generate is None or config.generation_share < 1 else None, generate
+
+
+def request(record: Record, config: SequenceConfig, *, draw: bool = False) -> Conversation:
+    """What a model is asked in an evaluation: everything before the assistant's last turn, in the first wording.
+
+    Args:
+        record: its answer may be missing.
+        config: how questions are put.
+        draw: ask for the picture of a ``caption`` or ``classify`` record, and not for its description.
+
+    Raises:
+        DataError: as ``conversation``.
+    """
+    if record.conversation and not (draw and record.task == "caption"):
+        record.check()
+        messages = [message_of(turn) for turn in record.conversation]
+        while messages and messages[-1].role == "assistant":
+            messages.pop()
+        if record.task == "vqa":
+            messages = _with_manner(record, messages, config)
+    else:
+        found = exercises(record, config.model_copy(update={"generation_share": float(draw)}))
+        exercise = found[0] or found[1]
+        assert exercise is not None  # exercises gives at least one
+        asked = exercise.conversation(0, 0)
+        slots = asked.messages[0].parts.count(Slot.IMAGE)
+        return Conversation(messages=asked.messages[:1], images=asked.images[:slots])
+    return Conversation(messages=tuple(messages), images=_images_in_order(record, messages))
 
 
 def asks_for_image(messages: Sequence[Message]) -> bool:
@@ -202,30 +243,30 @@ def own_conversation(record: Record, config: SequenceConfig) -> Conversation:
 
 
 def _answered(record: Record, messages: list[Message], config: SequenceConfig) -> list[Message]:
-    multiple_choice = bool(record.choices)
-    if multiple_choice:
-        while messages and messages[-1].role == "assistant":
-            messages.pop()  # the answer in words gives way to its letter
-        _check_choices(record)
-    answers = [record.choices.index(record.answers[0])] if multiple_choice else []
-    lines = [f"{letter}. {choice}" for letter, choice in zip(wordings.LETTERS, record.choices, strict=False)]
-    suffix = wordings.LETTER if multiple_choice else wordings.SHORT_ANSWER
-    if config.short_answer:
-        lines.append(suffix)
-    asked = [number for number, message in enumerate(messages) if message.role == "user"]
-    for number in asked[-1:] if multiple_choice else asked:
-        messages[number] = _with_lines(messages[number], lines)
-    if messages and messages[-1].role == "user" and (answers or record.answers):
-        said = wordings.LETTERS[answers[0]] if answers else Counter(record.answers).most_common(1)[0][0]
+    """Questions with how to answer them; of a multiple choice the answer is a letter, whatever was answered in words."""
+    while record.choices and messages and messages[-1].role == "assistant":
+        messages.pop()
+    messages = _with_manner(record, messages, config)
+    if messages and messages[-1].role == "user" and record.answers:
+        said = Counter(record.answers).most_common(1)[0][0]
+        if record.choices:
+            if record.answers[0] not in record.choices:
+                raise DataError(f"no right choice: {record.answers[0]!r} is none of {record.choices}", _REMEDY)
+            said = wordings.LETTERS[record.choices.index(record.answers[0])]
         messages.append(Message(role="assistant", parts=(said,)))
     return messages
 
 
-def _check_choices(record: Record) -> None:
+def _with_manner(record: Record, messages: list[Message], config: SequenceConfig) -> list[Message]:
+    """Questions with their choices and with how to answer them: in short, or by a letter."""
     if len(record.choices) > len(wordings.LETTERS):
         raise DataError(f"too many choices: {len(record.choices)}, and there are 26 letters", _REMEDY)
-    if not record.answers or record.answers[0] not in record.choices:
-        raise DataError(f"no right choice: {record.answers[:1]} is none of {record.choices}", _REMEDY)
+    lines = [f"{letter}. {choice}" for letter, choice in zip(wordings.LETTERS, record.choices, strict=False)]
+    if config.short_answer:
+        lines.append(wordings.LETTER if record.choices else wordings.SHORT_ANSWER)
+    asked = [number for number, message in enumerate(messages) if message.role == "user"]
+    changed = asked[-1:] if record.choices else asked
+    return [_with_lines(message, lines) if number in changed else message for number, message in enumerate(messages)]
 
 
 def _with_lines(message: Message, lines: list[str]) -> Message:

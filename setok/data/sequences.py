@@ -25,8 +25,7 @@ from setok.data.prompts import (
     RecordDraw,
     asks_for_image,
     conversation,
-    exercises,
-    own_conversation,
+    lessons,
     without_condition,
 )
 from setok.data.schema import Record
@@ -134,7 +133,9 @@ class SequenceBuilder:
         slots = sum(piece.content is Slot.IMAGE for piece in pieces)
         sequence = self._sequence("", pieces, tuple(range(slots)))
         self._check_length(sequence, num_turns=len(messages))
-        return sequence
+        return replace(
+            sequence, labels=np.full_like(sequence.labels, UNTRAINED), image_is_target=(False,) * len(sequence.images)
+        )
 
     # ------------------------------------------------------------ lengths
 
@@ -148,10 +149,20 @@ class SequenceBuilder:
         """
         if _is_document(record):
             return min(len(self._document(record)), self.config.max_length)
-        if record.conversation:
-            messages = own_conversation(record, self.config).messages
-            return max(self._length(messages), self._length_without_condition(messages))
-        return max(self._longest_of(exercise) for exercise in exercises(record, self.config) if exercise is not None)
+        lengths = []
+        for lesson in lessons(record, self.config):
+            if isinstance(lesson, Exercise):
+                lengths.append(self._longest_of(lesson))
+            elif lesson is not None:
+                lengths += [self._length(lesson.messages), self._length_without_condition(lesson.messages)]
+        return max(lengths)
+
+    def planned_length(self, record: Record) -> int:
+        """As ``length_of``; 1 for a record that gives no sequence: that much stands in for it."""
+        try:
+            return self.length_of(record)
+        except DataError:
+            return 1
 
     def _longest_of(self, exercise: Exercise) -> int:
         """Tokens of the longest conversation of an exercise.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +120,31 @@ class TextTokenizer:
 
     def encode(self, text: str, *, before: Before) -> list[int]:
         """Ids of a text in which nothing is a special token."""
-        return list(self._backends[before].encode(text, add_special_tokens=False).ids)
+        return list(self._encode(text, before))
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[str, Before], tuple[int, ...]]:
+        """Remembers what comes again and again: wordings, system prompts."""
+        return functools.lru_cache(maxsize=4096)(self._encode_anew)
+
+    def _encode_anew(self, text: str, before: Before) -> tuple[int, ...]:
+        found = self._backends[before].encode(text, add_special_tokens=False)
+        if not self._special_ids.isdisjoint(found.ids):
+            for number, (start, stop) in zip(found.ids, found.offsets, strict=True):
+                special = self._special_text.search(text, start, stop) if number in self._special_ids else None
+                if special is not None:  # a model such as Unigram knows it as a word: cut it behind its first letter
+                    cut = special.start() + 1
+                    return self._encode_anew(text[:cut], before) + self._encode_anew(text[cut:], "text")
+        return tuple(found.ids)
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(token.id for token in self.special_tokens.values())
+
+    @functools.cached_property
+    def _special_text(self) -> re.Pattern[str]:
+        longest_first = sorted((text for text in self.special_tokens if len(text) > 1), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     @functools.cached_property
     def _backends(self) -> dict[Before, Tokenizer]:

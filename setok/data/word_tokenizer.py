@@ -12,16 +12,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders
+from tokenizers import AddedToken, Regex, Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
-from setok.data.chat_templates import BUILT_IN, SYSTEM_PROMPTS
+from setok.data.chat_templates import BUILT_IN, NEEDED_TOKENS, SYSTEM_PROMPTS
 from setok.data.shards import ShardReader
 from setok.data.special_tokens import add_special_tokens
 from setok.data.wordings import ALL
-from setok.errors import DataError
+from setok.errors import ConfigError, DataError, did_you_mean
 
 PAD, UNKNOWN, BOS, EOS = SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 _WORD = re.compile(r" ?\w+| ?[^\w\s]|\s")
@@ -40,11 +40,14 @@ def build_word_tokenizer(
         texts: all that the model is to read and write, wordings of prompts included.
         folder: where ``tokenizer.json`` and its companions go.
         max_words: the most frequent words are kept; each counts once, and gives a token with and one without a space.
-        chat_template: one of the built-in templates.
+        chat_template: one of the built-in templates; its special tokens are added too.
 
     Raises:
         DataError: there are no words.
+        ConfigError: there is no such template.
     """
+    if chat_template not in BUILT_IN:
+        raise ConfigError(f"there is no chat template {chat_template!r}", did_you_mean(chat_template, BUILT_IN))
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(word.removeprefix(" ") or " " for word in _WORD.findall(text))
@@ -66,6 +69,8 @@ def build_word_tokenizer(
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = BUILT_IN[chat_template]
+    needed = [AddedToken(token, normalized=False) for token in NEEDED_TOKENS.get(chat_template, ())]
+    tokenizer.add_tokens(needed, special_tokens=True)
     add_special_tokens(tokenizer)
     tokenizer.save_pretrained(str(folder))
     return tokenizer

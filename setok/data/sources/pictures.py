@@ -88,6 +88,19 @@ def coco_pictures(config: SourceConfig) -> PictureFolders:
     return PictureFolders([*(root / name for name in COCO_FOLDERS), root], coco_key)
 
 
+def check_pictures(source: str, config: SourceConfig, pictures: PictureFolders, origin: str) -> None:
+    """Look whether there is any picture.
+
+    Raises:
+        DataError: there is none; it says where to get them.
+    """
+    if not pictures:
+        raise DataError(
+            f"source {source!r}: no pictures below {config.images or config.path!r}",
+            f"get them from {origin}, or set images to the folder where they are",
+        )
+
+
 def check_geometry(data: bytes, height: int, width: int) -> None:
     """Look whether a picture has the pixels that masks and boxes were drawn on. A damaged picture passes: that is found
     when it is decoded.

@@ -67,4 +67,4 @@ class PopeSource(QuestionSource):
                     facts={"category": category},
                 )
 
-            yield from read_questions(read_json_lines(path), make, "question_id")
+            yield from read_questions(read_json_lines(path), make, "question_id", prefix=f"{category}/")

@@ -26,7 +26,7 @@ from typing import Any
 
 from setok.data.schema import IMAGE_SLOT, EncodedImage, Record, Turn
 from setok.data.sources.base import BadRecord, Source
-from setok.data.sources.pictures import PictureFolders
+from setok.data.sources.pictures import PictureFolders, check_pictures
 from setok.data.sources.rows import ROW_ERRORS, answers_of, problem_of
 from setok.errors import DataError
 
@@ -89,11 +89,7 @@ class QuestionSource(Source):
 
     def check(self) -> None:
         super().check()
-        if not self.picture_files:
-            raise DataError(
-                f"source {self.name!r}: no pictures below {self.config.images or self.config.path!r}",
-                f"get them from {self.picture_origin}, or set images to the folder where they are",
-            )
+        check_pictures(self.name, self.config, self.picture_files, self.picture_origin)
 
     def _files(self) -> Iterable[Path]:
         return [*self._annotation_files, *self.picture_files.folders]
@@ -163,14 +159,16 @@ def _row(question: Question) -> dict[str, Any]:
     return row | dict(question.facts)
 
 
-def read_questions(rows: Iterable[Any], make: Callable[[Any], Question], id_key: str) -> Iterator[Question]:
-    """The question of every row, with what is wrong with it where it has no text, key or answer that ``make`` needs."""
+def read_questions(
+    rows: Iterable[Any], make: Callable[[Any], Question], id_key: str, prefix: str = ""
+) -> Iterator[Question]:
+    """The question of every row, or what is wrong with the row where ``make`` raises; ``prefix`` goes before its id then."""
     for number, row in enumerate(rows):
         try:
             yield make(row)
         except ROW_ERRORS as error:
             known = row.get(id_key) if isinstance(row, Mapping) else None
-            yield Question(id=f"row-{number}" if known is None else str(known), problem=problem_of(error))
+            yield Question(id=prefix + (f"row-{number}" if known is None else str(known)), problem=problem_of(error))
 
 
 def require_answers(answers: tuple[str, ...]) -> tuple[str, ...]:

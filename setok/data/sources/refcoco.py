@@ -7,7 +7,7 @@ pictures, with the objects' masks and boxes. The layout is the ``data`` folder o
 
 With ``turns: each`` a record is one phrase, with ``all`` one picture:
 
-    each    <image>\\nSegment PHRASE → <mask>            provenance: ref_id, ann_id, sent_id, category, phrase
+    each    the phrase is the ``caption``, put in words at training; provenance: ref_id, ann_id, sent_id, category, phrase
     all     <image>\\nSegment P1 → <mask>, Segment P2 → <mask>, …     provenance: ``phrases``, the same of each, as JSON
 
 Masks and boxes stand in the order of the phrases, and a box has its phrase as label. Splits: train, val, testA and testB; of
@@ -33,6 +33,7 @@ from setok.data.sources.pictures import (
     COCO_ORIGIN,
     PictureFolders,
     check_geometry,
+    check_pictures,
     coco_key,
     coco_pictures,
 )
@@ -85,6 +86,10 @@ class RefcocoSource(Source):
         if self.config.images is None:
             return PictureFolders([self.root / _PICTURES], coco_key)
         return coco_pictures(self.config)
+
+    def check(self) -> None:
+        super().check()
+        check_pictures(self.name, self.config, self.picture_files, COCO_ORIGIN)
 
     def _files(self) -> Iterable[Path]:
         return [self._refs_file, self._instances_file, *self.picture_files.folders]
@@ -162,21 +167,22 @@ class RefcocoSource(Source):
             regions = [self._region(phrase, picture["height"], picture["width"]) for phrase in phrases]
         except ROW_ERRORS as error:
             return BadRecord(id=record_id, reason=problem_of(error))
+        conversation = []
         if joined:
             facts = {"phrases": json.dumps([phrase.facts for phrase in phrases], ensure_ascii=False)}
+            for number, phrase in enumerate(phrases):
+                slot = "" if number else f"{IMAGE_SLOT}\n"
+                conversation.append(Turn(role="user", text=f"{slot}Segment {phrase.text}"))
+                conversation.append(Turn(role="assistant", text=MASK_SLOT))
         else:
             facts = first.facts
-        conversation = []
-        for number, phrase in enumerate(phrases):
-            slot = "" if number else f"{IMAGE_SLOT}\n"
-            conversation.append(Turn(role="user", text=f"{slot}Segment {phrase.text}"))
-            conversation.append(Turn(role="assistant", text=MASK_SLOT))
         return Record(
             id=record_id,
             source=self.name,
             task="segment",
             images=[EncodedImage(data=data)],
             conversation=conversation,
+            caption="" if joined else first.text,
             masks=[mask for mask, _ in regions],
             boxes=[box for _, box in regions],
             provenance={"image_id": first.image} | facts,

@@ -21,7 +21,7 @@ from setok.config import SourceConfig
 from setok.data.concepts import concepts_of_captions
 from setok.data.schema import EncodedImage, Record
 from setok.data.sources.base import BadRecord, Requirement, Source
-from setok.data.sources.pictures import PictureFolders, picture_root
+from setok.data.sources.pictures import PictureFolders, check_pictures, picture_root
 from setok.data.sources.questions import Question, QuestionSource, read_questions, require_answers
 from setok.data.sources.rows import ROW_ERRORS, answers_of, known_split, problem_of, rows_of, words
 from setok.errors import DataError
@@ -108,11 +108,7 @@ class TextcapsSource(Source):
 
     def check(self) -> None:
         super().check()
-        if not self.picture_files:
-            raise DataError(
-                f"source {self.name!r}: no pictures below {self.config.images or self.config.path!r}",
-                f"get them from {_PICTURES}, or set images to the folder where they are",
-            )
+        check_pictures(self.name, self.config, self.picture_files, _PICTURES)
 
     def _files(self) -> Iterable[Path]:
         return [self._file, *self.picture_files.folders]
