@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from setok.metrics.running import INDEX
 from setok.metrics.segmentation import cluster_mask, intersection_and_union
 from setok.models.generation import GenerationOptions
 from setok.predictor import Predictor, Reply
-from setok.predictor.exercises import Question, question_of, tasks_of
+from setok.predictor.exercises import Question, questions_of, tasks_of
 
 ROW, EXAMPLE = "row", "example"
 GRAY = 127
@@ -83,17 +83,16 @@ class SetokimReplica:
             record = Record.from_row(fields)
             wanted = [name for name in tasks_of(record) if name in self.task.tasks]
             try:
-                own = [self._asked(index, record, name) for name in wanted]
+                own = [one for name in wanted for one in self._asked(index, record, name)]
             except DataError as error:
                 made.append((index, {"task": "unreadable", "error": error.problem}, None))
                 continue
             for one in own:
                 by_task[one.question.task].append(one)
         for name, asked in by_task.items():
-            options = replace(self.task.options)
             seeds = [self.task.seed * 1_000_003 + one.index for one in asked]
             replies = self.predictor.ask(
-                [one.question for one in asked], [one.pictures for one in asked], options=options, seeds=seeds
+                [one.question for one in asked], [one.pictures for one in asked], options=self.task.options, seeds=seeds
             )
             made += getattr(self, f"_{name}")(asked, replies)
         return {
@@ -102,9 +101,10 @@ class SetokimReplica:
             EXAMPLE: np.array([json.dumps(shown) if shown else "" for _, _, shown in made], dtype=object),
         }
 
-    def _asked(self, index: int, record: Record, task: str) -> _Asked:
-        question = question_of(record, task, self.predictor.sequence)
-        return _Asked(index, record, question, [self._picture(record, number) for number in question.images])
+    def _asked(self, index: int, record: Record, task: str) -> list[_Asked]:
+        asked = questions_of(record, task, self.predictor.sequence)
+        pictures = {number: self._picture(record, number) for question in asked for number in question.images}
+        return [_Asked(index, record, one, [pictures[number] for number in one.images]) for one in asked]
 
     def _picture(self, record: Record, number: int) -> Tensor:
         return torch.from_numpy(decode_and_resize(record.images[number].data, self.predictor.image_size))
@@ -168,7 +168,9 @@ class SetokimReplica:
                     row[f"overlap_{name}"] = intersection_and_union(guess, truth)
             if self.task.constant_mask is not None:
                 row["overlap_constant"] = intersection_and_union(self.task.constant_mask, truth)
-            shown = self._example(one, asked=one.question.text, masks={"mask": found, "true mask": truth})
+            shown = None
+            if one.question.mask == 0:  # the first phrase stands for the record
+                shown = self._example(one, asked=one.question.text, masks={"mask": found, "true mask": truth})
             made.append((one.index, row, shown))
         return made
 

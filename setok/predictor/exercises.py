@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from setok.config import SequenceConfig
-from setok.data.chat import Message, Slot
-from setok.data.prompts import exercises, own_conversation
+from setok.data.chat import Message, Slot, message_of
+from setok.data.prompts import request
 from setok.data.schema import Record
 from setok.errors import DataError
 
@@ -38,32 +39,50 @@ def tasks_of(record: Record) -> tuple[str, ...]:
     return (record.task,) if record.task in MODES else ()
 
 
-def question_of(record: Record, task: str, config: SequenceConfig) -> Question:
+def questions_of(record: Record, task: str, config: SequenceConfig) -> list[Question]:
     """The question of a record; of a conversation the last one, with what came before it.
+
+    Of a conversation of masks every phrase is a question of its own, asked as if it were the first.
 
     Raises:
         DataError: the record lacks what its task needs.
     """
-    if record.conversation:
-        talk = own_conversation(record, config)
-        last = max(number for number, message in enumerate(talk.messages) if message.role == "assistant")
-        messages, answer, images = talk.messages[:last], talk.messages[last], talk.images
-    else:
-        describe, generate = exercises(record, config)
-        chosen = generate if task in ("generate", "edit") else describe
-        if chosen is None:
-            raise DataError(f"{record.id} cannot be asked for {task!r}", "leave it out of this evaluation")
-        talk = chosen.conversation(0, 0)
-        messages, answer, images = talk.messages[:-1], talk.messages[-1], talk.images
-    slots = sum(part is Slot.IMAGE for message in messages for part in message.parts)
-    draws = Slot.IMAGE in answer.parts
-    masks = sum(part is Slot.MASK for message in messages for part in message.parts)
-    asked = [part for part in messages[-1].parts if isinstance(part, str)]
-    return Question(
-        task=task,
-        messages=messages,
-        images=images[:slots],
-        text=" ".join("".join(asked).split()),
-        target=images[slots] if draws else None,
-        mask=masks if Slot.MASK in answer.parts else None,
-    )
+    if task == "segment" and record.conversation:
+        return _phrases(record)
+    asked = request(record, config, draw=task == "generate")
+    texts = [part for part in asked.messages[-1].parts if isinstance(part, str)]
+    return [
+        Question(
+            task=task,
+            messages=asked.messages,
+            images=asked.images,
+            text=" ".join("".join(texts).split()),
+            target=_target(record, asked.images, task),
+            mask=0 if task == "segment" else None,
+        )
+    ]
+
+
+def _phrases(record: Record) -> list[Question]:
+    record.check()
+    messages = [message_of(turn) for turn in record.conversation]
+    given = next((part for message in messages for part in message.parts if part is Slot.IMAGE), None)
+    if given is None:
+        raise DataError("nothing to point at: a conversation of masks without a picture", "correct the record")
+    questions, seen = [], 0
+    for before, message in itertools.pairwise(messages):
+        if message.role != "assistant" or Slot.MASK not in message.parts:
+            continue
+        text = "".join(part for part in before.parts if isinstance(part, str)).strip()
+        alone = Message(role="user", parts=(Slot.IMAGE, f"\n{text}"))
+        questions.append(Question(task="segment", messages=(alone,), images=(0,), text=text, mask=seen))
+        seen += message.parts.count(Slot.MASK)
+    return questions
+
+
+def _target(record: Record, shown: tuple[int, ...], task: str) -> int | None:
+    """The picture that is to be drawn: the caption's own, or the first target that was not shown."""
+    if task not in ("generate", "edit"):
+        return None
+    targets = [number for number, image in enumerate(record.images) if image.role == "target" and number not in shown]
+    return targets[0] if targets else 0

@@ -29,6 +29,7 @@ from setok.data.schema import IMAGE_SLOT, Turn
 from setok.data.sequences import SequenceBuilder
 from setok.data.special_tokens import text_tokenizer
 from setok.errors import CheckpointError, DataError
+from setok.export import SEQUENCE
 from setok.models.generation import (
     Finished,
     Generated,
@@ -45,8 +46,6 @@ from setok.predictor.exercises import MODES, Question
 from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart
 from setok.stages import SetokimTask
 
-SEQUENCE = "sequence.json"
-"""The file of an exported folder that says how conversations are written down."""
 Conversation = Sequence[Turn | Message]
 
 
@@ -230,7 +229,7 @@ class Predictor:
         options: GenerationOptions | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Reply]:
-        """Answers to questions of stored records (``question_of``), all of one task.
+        """Answers to questions of stored records (``questions_of``), all of one task.
 
         Args:
             pictures: of every question, those of its ``images``.

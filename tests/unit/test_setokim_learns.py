@@ -110,6 +110,7 @@ def settings(root: Path, stage: str, **changes: Any) -> TrainConfig:
 def fit(config: TrainConfig, task: torch.nn.Module, stage: Any, batches: Iterator[list[Any]]) -> dict[str, float]:
     """The loop without its machine; the parts of the last loss."""
     optimizer = stage.optimizer("model")
+    parts: dict[str, float] = {}
     for step in range(config.train.steps):
         micro_batches = next(batches)
         optimizer.zero_grad()
@@ -120,7 +121,10 @@ def fit(config: TrainConfig, task: torch.nn.Module, stage: Any, batches: Iterato
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * learning_rate_factor(step, config)
         optimizer.step()
-    return {name: float(value) for name, value in output.parts.items()}
+        parts |= {
+            name: float(value) for name, value in output.parts.items()
+        }  # a step may lack masks, or drawn pictures
+    return parts
 
 
 def store(config: TrainConfig, task: torch.nn.Module) -> Path:
@@ -165,7 +169,13 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Predictor, dict[s
         setokim={
             "text_tokenizer": str(root / "words"),
             "language_model": {"width": 96, "depth": 2, "num_heads": 4, "max_positions": 256},
-            "diffusion": {"prediction": "flow", "width": 128, "depth": 3, "batch_multiplier": 16, "condition_drop": 0.0},
+            "diffusion": {
+                "prediction": "flow",
+                "width": 128,
+                "depth": 3,
+                "batch_multiplier": 16,
+                "condition_drop": 0.0,
+            },
             "mask_decoder": {"width": 32, "depth": 2, "num_heads": 2},
         },
         sequence={
