@@ -85,12 +85,21 @@ def test_what_splitting_keeps(seed: int, min_patches: int, max_tokens: int) -> N
 
 
 def test_the_nearest_region_takes_a_soft_share() -> None:
-    labels = torch.tensor([[0, 0, 1, 1, 1, 0, 0]])
-    soft = torch.tensor([[[0.9, 0.9, 0.2, 0.3, 0.4, 0.8, 0.8], [0.1, 0.1, 0.8, 0.7, 0.6, 0.2, 0.2]]])
-    after = split_regions(real_first(labels, soft, torch.zeros(1, 7)), (1, 7), min_patches=2, max_tokens=3)
-    assert after.assignment.tolist() == [[0, 0, 1, 1, 1, 2, 2]]
-    torch.testing.assert_close(after.masks[0, 0], torch.tensor([0.9, 0.9, 0.2, 0.3, 0.0, 0.0, 0.0]))
-    torch.testing.assert_close(after.masks[0, 2], torch.tensor([0.0, 0.0, 0.0, 0.0, 0.4, 0.8, 0.8]))
+    labels = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0, 0]])
+    share = torch.tensor([0.9, 0.9, 0.2, 0.3, 0.4, 0.3, 0.2, 0.8, 0.8])
+    soft = torch.stack([share, 1 - share]).unsqueeze(0)
+    after = split_regions(real_first(labels, soft, torch.zeros(1, 9)), (1, 9), min_patches=2, max_tokens=3)
+    assert after.assignment.tolist() == [[0, 0, 1, 1, 1, 1, 1, 2, 2]]
+    torch.testing.assert_close(after.masks[0, 0], torch.tensor([0.9, 0.9, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(after.masks[0, 2], torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.2, 0.8, 0.8]))
+
+
+def test_what_lies_behind_everything_stays_whole() -> None:
+    labels = torch.tensor([[0, 0, 0, 1, 1, 0, 0, 0, 1, 1]])
+    after = split_regions(
+        real_first(labels, one_hot(labels, 2), torch.zeros(1, 10)), (1, 10), min_patches=2, max_tokens=9
+    )
+    assert after.assignment.tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 2, 2]]
 
 
 def test_two_like_things_are_two_tokens_and_gradients_flow() -> None:

@@ -13,7 +13,8 @@ def split_regions(clusters: Clusters, grid: tuple[int, int], *, min_patches: int
     """Give every connected region of a cluster (by shared edges) a cluster of its own.
 
     Each cluster keeps its largest region and those of fewer than ``min_patches`` patches; the other regions become clusters
-    behind it, the largest first, until the image has ``max_tokens``. A soft mask goes with its patches; where a cluster has
+    behind it, the largest first, until the image has ``max_tokens``. The image's largest cluster stays whole: that is
+    mostly a background, whose regions are parts of one thing that others stand before. A soft mask goes with its patches; where a cluster has
     a share of patches that others own, the nearest of its regions gets it. So masks still sum to one.
 
     Args:
@@ -69,7 +70,9 @@ def _new_clusters(
     largest = torch.zeros(batch, clusters.mask.shape[1], dtype=torch.long, device=device)
     largest = largest.scatter_reduce(1, owner.clamp_min(0), torch.where(size > 0, rank, 0), "amax")
     kept = largest.gather(1, owner.clamp_min(0)) == rank  # at the first patch of each cluster's largest region
-    free = (size >= min_patches) & (size > 0) & ~kept
+    whole = torch.zeros_like(largest).scatter_add_(1, owner.clamp_min(0), (owner >= 0).long()).argmax(-1)
+    behind = owner == whole.unsqueeze(1)  # what lies behind everything is cut by what stands before it, and stays one
+    free = (size >= min_patches) & (size > 0) & ~kept & ~behind
     order = torch.where(free, rank, -1).argsort(dim=-1, descending=True, stable=True)
     place = order.argsort(dim=-1)
     room = max_tokens - clusters.counts.unsqueeze(1)
