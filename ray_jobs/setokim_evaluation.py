@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ray_jobs import launch
 from ray_jobs.evaluation_files import METRICS
+from ray_jobs.setokim_files import ANSWERS, EXAMPLES, write_lines
 from ray_jobs.setokim_replica import EXAMPLE, ROW, SetokimReplica, SetokimTask
 from setok.config import EvaluateConfig
 from setok.data.images import mask_map
@@ -35,7 +36,6 @@ from setok.metrics.setokim import summarise
 from setok.models.generation import GenerationOptions
 from setok.predictor.exercises import MODES
 
-ANSWERS, EXAMPLES = "answers.jsonl", "examples.jsonl"
 REFERENCE_MASKS = 2000
 """Masks of the training set, evenly spaced, that the constant mask is made of."""
 _ROWS = 1024
@@ -93,8 +93,8 @@ def measure(
     figures["num_skipped"] = sum(row["task"] == "unreadable" for row in rows)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     (config.run_dir / METRICS).unlink(missing_ok=True)
-    _write_lines(config.run_dir / ANSWERS, rows)
-    _write_lines(config.run_dir / EXAMPLES, examples)
+    write_lines(config.run_dir / ANSWERS, rows)
+    write_lines(config.run_dir / EXAMPLES, examples)
     return figures
 
 
@@ -169,17 +169,3 @@ def _ask_all(
             examples += [json.loads(text) for text in part[EXAMPLE] if text]
             progress.advance(line, len(set(part[INDEX].tolist())))
     return sorted(rows, key=lambda row: (row[INDEX], row["task"])), examples
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    known = ({name: None if value != value else value for name, value in row.items()} for row in rows)  # NaN is no JSON
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known]
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """The examples of an evaluation; empty where there are none."""
-    path = folder / EXAMPLES
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -30,6 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "ray_jobs.evaluation_files",
             "ray_jobs.sequences",
             "ray_jobs.setokim_evaluation",
+            "ray_jobs.setokim_files",
+            "ray_jobs.report_setokim",
             "ray_jobs.setokim_replica",
         ),
         *("ray_jobs.evaluation_replica", "ray_jobs.report", "ray_jobs.report_data", "ray_jobs.report_gallery"),

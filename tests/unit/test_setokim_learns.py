@@ -29,7 +29,7 @@ from setok.stages import build_stage
 SIZE, COUNT = 32, 8
 INK = {"red": (220, 40, 40), "green": (40, 190, 70), "blue": (40, 60, 220), "yellow": (235, 215, 50)}
 PAPER = {"white": (240, 240, 240), "black": (20, 20, 20)}
-TOKENIZER_STEPS, STEPS = 260, 320
+TOKENIZER_STEPS, STEPS = 400, 280
 
 
 def scene(number: int) -> tuple[np.ndarray, np.ndarray, str, str, str]:

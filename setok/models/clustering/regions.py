@@ -13,9 +13,9 @@ def split_regions(clusters: Clusters, grid: tuple[int, int], *, min_patches: int
     """Give every connected region of a cluster (by shared edges) a cluster of its own.
 
     Each cluster keeps its largest region and those of fewer than ``min_patches`` patches; the other regions become clusters
-    behind it, the largest first, until the image has ``max_tokens``. The image's largest cluster stays whole: that is
-    mostly a background, whose regions are parts of one thing that others stand before. A soft mask goes with its patches; where a cluster has
-    a share of patches that others own, the nearest of its regions gets it. So masks still sum to one.
+    of their own, the largest first, until the image has ``max_tokens``. The image's largest cluster stays whole: that is
+    mostly a background, whose regions are parts of one thing that others stand before. A soft mask goes with its patches;
+    where a cluster has a share of patches that others own, the nearest of its regions gets it. So masks still sum to one.
 
     Args:
         clusters: real ones first; the result has room for ``max_tokens``.
