@@ -86,7 +86,8 @@ def _header(data: ReportData) -> str:
         if len(data.evaluations) > 1:
             others = ", ".join(escape(evaluation.label) for evaluation in data.evaluations[1:])
             parts.append(f'<p class="note">Figures above: {escape(first.label)}. Further down also: {others}.</p>')
-        parts.append(setokim.headline(data.setokim))
+    parts.append(setokim.headline(data.setokim))
+    if first is not None or data.setokim:
         parts.append(
             '<p class="how"><b>How to read this.</b> Nothing here means much alone, so every figure stands beside'
             " <b>references</b> that learn nothing: one colour for the whole picture, cutting it into squares, or sorting"

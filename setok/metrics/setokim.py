@@ -54,9 +54,14 @@ def _caption(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _segment(rows: Sequence[Row]) -> dict[str, Any]:
     references = sorted({name for row in rows for name in row if name.startswith("overlap_")})
-    return overlap([row["overlap"] for row in rows]) | {
-        "references": {name.removeprefix("overlap_"): overlap([row[name] for row in rows]) for name in references}
+    return overlap(_pairs(rows, "overlap")) | {
+        "references": {name.removeprefix("overlap_"): overlap(_pairs(rows, name)) for name in references}
     }
+
+
+def _pairs(rows: Sequence[Row], name: str) -> list[tuple[int, int]]:
+    """Intersection and union of every row; JSON has made lists of them."""
+    return [(int(row[name][0]), int(row[name][1])) for row in rows]
 
 
 def _drawn(rows: Sequence[Row]) -> dict[str, Any]:
