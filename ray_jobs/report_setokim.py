@@ -35,7 +35,9 @@ class _Task:
 TASKS: dict[str, _Task] = {
     "vqa": _Task(
         title="Questions",
-        meaning="The model reads a picture's tokens and a question. An answer counts when it is one that people gave.",
+        meaning="The model reads a picture's tokens and a question. Beside it: the most frequent training answer to the same"
+        " words, which is all that reading without seeing can give; the model itself when it is shown a gray picture; and the"
+        " most frequent answer to the type of question.",
         figures=(
             Row(
                 key="accuracy",
@@ -46,9 +48,9 @@ TASKS: dict[str, _Task] = {
             ),
         ),
         references=(
-            (("by_question",), "most frequent answer to the same words"),
-            (("blind",), "the model, shown a gray picture"),
-            (("constant",), "most frequent answer to this type"),
+            (("by_question",), "by the words alone"),
+            (("blind",), "shown gray"),
+            (("constant",), "one answer a type"),
         ),
     ),
     "caption": _Task(
@@ -77,7 +79,8 @@ TASKS: dict[str, _Task] = {
     ),
     "segment": _Task(
         title="Regions",
-        meaning="The model is told a phrase and marks the one thing that it means.",
+        meaning="The model is told a phrase and marks the one thing that it means. Beside it: the one mask that fits all training"
+        " phrases best, and always marking the largest or second largest of the picture's tokens.",
         figures=(
             Row(
                 key="giou",
@@ -93,15 +96,15 @@ TASKS: dict[str, _Task] = {
             ),
         ),
         references=(
-            (("references", "constant"), "best one mask for all"),
-            (("references", "second_cluster"), "second largest token"),
+            (("references", "constant"), "one mask for all"),
+            (("references", "second_cluster"), "second token"),
             (("references", "largest_cluster"), "largest token"),
         ),
     ),
     "generate": _Task(
         title="Pictures from captions",
-        meaning="The model draws visual tokens for a caption, and the tokenizer paints them. A caption leaves much open, so"
-        " the likeness to the one true picture can only be small.",
+        meaning="The model draws visual tokens for a caption, and the tokenizer paints them. A caption leaves places and sizes"
+        " open, so the likeness to the one true picture can only be small; “true tokens” is the tokenizer's own limit.",
         figures=(
             Row(
                 key="psnr", name="PSNR", unit="dB", digits=1, meaning="Likeness to the picture that the caption is of."
@@ -109,8 +112,8 @@ TASKS: dict[str, _Task] = {
             Row(key="l1", name="Mean absolute error", digits=3, better="lower", meaning="In units of full brightness."),
         ),
         references=(
-            (("references", "tokenizer"), "through the true tokens"),
-            (("references", "mean_image"), "mean training picture"),
+            (("references", "tokenizer"), "true tokens"),
+            (("references", "mean_image"), "mean picture"),
         ),
     ),
     "edit": _Task(
@@ -121,9 +124,9 @@ TASKS: dict[str, _Task] = {
             Row(key="l1", name="Mean absolute error", digits=3, better="lower", meaning="In units of full brightness."),
         ),
         references=(
-            (("references", "tokenizer"), "through the true tokens"),
-            (("references", "unchanged"), "the picture as it was"),
-            (("references", "mean_image"), "mean training picture"),
+            (("references", "tokenizer"), "true tokens"),
+            (("references", "unchanged"), "unchanged"),
+            (("references", "mean_image"), "mean picture"),
         ),
     ),
 }
@@ -142,11 +145,16 @@ def headline(reports: Sequence[SetokimReport]) -> str:
         ]
         unit = f"<i>{row.unit}</i>" if row.unit else ""
         tiles.append(
-            f'<li class="card"><span class="name">{about.title}: {row.name.lower()}</span>'
+            f'<li class="card"><span class="name">{about.title}: {_inside(row.name)}</span>'
             f'<span class="figure">{show(metrics.get(row.key), row)}{unit}</span>'
             f'<span class="beside">{"<br>".join(beside[:2])}</span></li>'
         )
     return f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
+
+
+def _inside(name: str) -> str:
+    """A name inside a sentence; gIoU and PSNR stay as they are."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
 
 
 def sections(reports: Sequence[SetokimReport]) -> list[str]:
@@ -231,7 +239,7 @@ def _by_type(types: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _example(example: Mapping[str, Any]) -> str:
     """One thing asked: its pictures side by side, what was said, and what is true."""
-    names = {"given": "shown", "drawn": "drawn", "truth": "true picture", "mask": "marked", "true mask": "true region"}
+    names = {"given": "shown", "truth": "true picture", "mask": "marked", "true mask": "true region"}
     pictures = "".join(
         f'<span><img class="pixels" src="data:image/png;base64,{data}" alt="{names.get(name, name)}">'
         f"<small>{names.get(name, name)}</small></span>"
@@ -247,7 +255,7 @@ def _example(example: Mapping[str, Any]) -> str:
         if not right:
             words.append(f'<p class="true">{escape(example["truth"])}</p>')
     return (
-        f'<figure class="card"><div class="row n{len(example["images"])}">{pictures}</div>'
+        f'<figure class="card n{len(example["images"])}"><div class="row">{pictures}</div>'
         f'<figcaption title="{escape(example["id"])}">{"".join(words)}</figcaption></figure>'
     )
 
@@ -260,8 +268,9 @@ STYLE = """
 .asked { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; margin-top: 18px; }
 .asked figure { margin: 0; padding: 10px; break-inside: avoid; }
 .asked .row { display: grid; gap: 6px; grid-template-columns: repeat(3, 1fr); }
-.asked .row.n1 { grid-template-columns: 1fr 2fr; }
-.asked .row.n2 { grid-template-columns: repeat(2, 1fr); max-width: 67%; }
+.asked .n1 { display: grid; grid-template-columns: 1fr 2fr; gap: 12px; }
+.asked .n1 .row { grid-template-columns: 1fr; } .asked .n1 figcaption { margin-top: 0; }
+.asked .n2 .row { grid-template-columns: repeat(2, 1fr); }
 .asked img { display: block; width: 100%; aspect-ratio: 1; border-radius: 4px; }
 .asked img { image-rendering: pixelated; background: var(--wash); }
 .asked small { display: block; font-size: 11.5px; text-align: center; margin-top: 2px; }

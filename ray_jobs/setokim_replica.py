@@ -226,7 +226,7 @@ class SetokimReplica:
             return None
         shown = {"given": one.pictures[-1]} if one.pictures else {}
         images = {name: pixels.permute(1, 2, 0).numpy() for name, pixels in (shown | dict(pictures or {})).items()}
-        images |= {name: mask.astype(np.uint8) * 255 for name, mask in (masks or {}).items()}
+        images |= {name: lit(images["given"], mask) for name, mask in (masks or {}).items()}
         return {
             "task": one.question.task,
             "id": one.record.id,
@@ -235,6 +235,12 @@ class SetokimReplica:
             "truth": truth,
             "images": {name: png(pixels) for name, pixels in images.items()},
         }
+
+
+def lit(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture that is dark and gray but for a region."""
+    gray = pixels.mean(-1, keepdims=True) * 0.3
+    return np.where(mask[..., None], pixels, gray).astype(np.uint8)
 
 
 def png(pixels: np.ndarray) -> str:

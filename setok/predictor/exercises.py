@@ -25,7 +25,7 @@ class Question:
     images: tuple[int, ...]
     """Which of the record's pictures stand in the slots of ``messages``."""
     text: str
-    """What is asked, in words."""
+    """What is asked, in the record's own words."""
     target: int | None = None
     """Which of the record's pictures is to be drawn."""
     mask: int | None = None
@@ -50,7 +50,10 @@ def questions_of(record: Record, task: str, config: SequenceConfig) -> list[Ques
     if task == "segment" and record.conversation:
         return _phrases(record)
     asked = request(record, config, draw=task == "generate")
-    texts = [part for part in asked.messages[-1].parts if isinstance(part, str)]
+    last = asked.messages[-1]
+    if record.conversation and task != "generate":  # without the words on how to answer
+        last = [message_of(turn) for turn in record.conversation if turn.role == "user"][-1]
+    texts = [part for part in last.parts if isinstance(part, str)]
     return [
         Question(
             task=task,
