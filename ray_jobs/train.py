@@ -272,26 +272,29 @@ def dry_run(config: TrainConfig) -> None:
     table.add_row("all", f"{total:,}", f"{trainable:,}")
     console().print(table)
     batch, samples = config.train.global_batch_size, config.train.steps * config.train.global_batch_size
+    what = "images" if config.stage == "tokenizer" else f"rows of up to {config.sequence.max_length} tokens"
     console().print(
-        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} images"
-        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} images."
+        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} {what}"
+        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} {what}."
     )
     for entry in config.data.train:
-        console().print(_epochs(entry.path, entry.weight / sum(e.weight for e in config.data.train) * samples))
+        share = entry.weight / sum(e.weight for e in config.data.train)
+        # How many samples a row holds is known once the sets' lengths are counted, which a dry run does not do.
+        console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
     memory = estimate_memory(config, parts)
     sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
     console().print(f"A worker holds {memory.total / 2**20:,.1f} MiB besides activations: {', '.join(sizes)}.")
 
 
-def _epochs(path: str, samples: float) -> str:
-    """How often a run goes through one data set."""
+def _epochs(path: str, samples: float | None) -> str:
+    """How large one data set is, and how often a run goes through it where that is known."""
     from setok.data.schema import Manifest
 
     try:
         rows = Manifest.load(path).num_rows
     except SetokError as error:
         return f"Data {path}: {error.problem}"
-    return f"Data {path}: {rows:,} images, {samples / rows:.2f} epochs."
+    return f"Data {path}: {rows:,} records" + (f", {samples / rows:.2f} epochs." if samples is not None else ".")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

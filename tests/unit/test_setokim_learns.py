@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,82 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from ray_jobs.batches import packed_local_batches
 from ray_jobs.sequences import collate_of, packing_of
 from setok import checkpoint
 from setok.batch import ImageTextBatch
 from setok.config import TrainConfig, build
-from setok.data import rle
-from setok.data.schema import EncodedImage, Manifest, Mask, Record, Turn
-from setok.data.shards import write_shard
+from setok.data.schema import Turn
 from setok.data.word_tokenizer import build_word_tokenizer, texts_of_set
 from setok.models.generation import GenerationOptions
 from setok.optim import learning_rate_factor
 from setok.predictor import Predictor
 from setok.stages import build_stage
+from tests.squares import COUNT, SIZE, records, scene, write_set
 
-SIZE, COUNT = 32, 8
-INK = {"red": (220, 40, 40), "green": (40, 190, 70), "blue": (40, 60, 220), "yellow": (235, 215, 50)}
-PAPER = {"white": (240, 240, 240), "black": (20, 20, 20)}
 TOKENIZER_STEPS, STEPS = 400, 280
-
-
-def scene(number: int) -> tuple[np.ndarray, np.ndarray, str, str, str]:
-    """A square on plain paper: pixels, its mask, colour, side, paper."""
-    colour, paper = list(INK)[number % 4], list(PAPER)[number // 4]
-    side, left = ("left", 3 + number % 3) if number % 2 else ("right", 16 - number % 3)
-    mask = np.zeros((SIZE, SIZE), bool)
-    mask[6 + 2 * (number % 4) : 18 + 2 * (number % 4), left : left + 12] = True
-    pixels = np.where(mask[..., None], INK[colour], PAPER[paper]).astype(np.uint8)
-    return pixels, mask, colour, side, paper
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def records() -> list[Record]:
-    """Eight of every task."""
-    made: list[Record] = []
-    scenes = [scene(number) for number in range(COUNT)]
-    for number, (pixels, mask, colour, side, paper) in enumerate(scenes):
-        image = EncodedImage(data=png(pixels))
-        flat = mask.T.ravel().astype(np.int8)
-        runs = np.diff([0, *np.flatnonzero(np.diff(flat, prepend=0, append=0)), flat.size]).tolist()
-        region = Mask(counts=runs, height=SIZE, width=SIZE)
-        assert (rle.decode(runs, SIZE, SIZE) == mask).all()
-        after = scenes[(number + 3) % COUNT][0]
-        caption = f"a {colour} square on the {side} of a {paper} page"
-        asked = [
-            Turn(role="user", text="<image>\nwhere is the square?"),
-            Turn(role="assistant", text=side),
-            Turn(role="user", text="which colour?"),
-            Turn(role="assistant", text=colour),
-        ]
-        pointed = [
-            Turn(role="user", text=f"<image>\nSegment the {colour} square"),
-            Turn(role="assistant", text="<mask>"),
-        ]
-        edited = [Turn(role="user", text=f"<image>\nmake it number {number}"), Turn(role="assistant", text="<image>")]
-        made += [
-            Record(id=f"caption{number}", source="s", task="caption", images=[image], caption=caption),
-            Record(id=f"vqa{number}", source="s", task="vqa", images=[image], conversation=asked),
-            Record(
-                id=f"mask{number}", source="s", task="segment", images=[image], conversation=pointed, masks=[region]
-            ),
-            Record(
-                id=f"edit{number}",
-                source="s",
-                task="edit",
-                images=[image, EncodedImage(data=png(after), role="target")],
-                conversation=edited,
-            ),
-        ]
-    return made
 
 
 def settings(root: Path, stage: str, **changes: Any) -> TrainConfig:
@@ -138,10 +76,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Predictor, dict[s
     """A tokenizer that knows the eight pictures, and a Setokim that knows the samples; the last parts of its loss."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("heart")
-    (root / "set").mkdir()
-    shard = write_shard(root / "set" / "shard.parquet", made := records())
-    assert shard is not None
-    Manifest(shards=[shard], records_by_source={"s": len(made)}, quarantined_by_reason={}).save(root / "set")
+    write_set(root / "set")
     build_word_tokenizer(texts_of_set(root / "set"), root / "words")
 
     torch.manual_seed(0)
