@@ -23,6 +23,7 @@ from setok.config.model import (
     TokenizerConfig,
 )
 from setok.config.section import Section
+from setok.config.sequence import ChatConfig, SequenceConfig
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -36,6 +37,7 @@ from setok.config.training import (
 __all__ = [
     "JOBS",
     "AugmentConfig",
+    "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",
     "ConceptConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "ScalingConfig",
     "ScenesConfig",
     "Section",
+    "SequenceConfig",
     "SourceConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from setok.data import rle
 from setok.data.geometry import View, centre_square
-from setok.data.schema import Mask, Segment
+from setok.data.schema import Mask
 from setok.errors import DataError
 
 DEFAULT_MAX_SIDE = 16_384
@@ -103,7 +103,7 @@ def decode_and_resize(
 
 
 def segment_map(
-    segments: Sequence[Segment], size: int, *, view: Callable[[int, int], View] = centre_square
+    segments: Sequence[Mask], size: int, *, view: Callable[[int, int], View] = centre_square
 ) -> Int32[np.ndarray, "size size"]:
     """Index of the segment at every pixel, -1 where there is none, in the geometry of ``decode_and_resize``.
 
