@@ -162,7 +162,7 @@ def test_what_stops_a_packed_run_at_its_start(folders: list[str]) -> None:
     with pytest.raises(DataError, match=r"the lengths of .* were not measured"):
         packed_local_batches(config, packing(lengths_key="words"), collate, start_step=0)
     augmented = config.data.model_copy(update={"augment": AugmentConfig()})
-    with pytest.raises(ConfigError, match="data.augment is set, and this run learns from texts"):
+    with pytest.raises(ConfigError, match=r"data\.augment is set, and this run learns from texts"):
         packed_local_batches(config.model_copy(update={"data": augmented}), packing(), collate, start_step=0)
     capped = [entry.model_copy(update={"max_epochs": 1}) for entry in config.data.train]
     config = config.model_copy(update={"data": config.data.model_copy(update={"train": tuple(capped)})})
