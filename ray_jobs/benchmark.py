@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ray_jobs import benchmark_tokenizer, launch
+from ray_jobs import benchmark_ingest, benchmark_tokenizer, launch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,6 +25,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     benchmark_tokenizer.add_arguments(tokenizer)
     tokenizer.set_defaults(run=benchmark_tokenizer.tokenizer)
+    ingest = commands.add_parser(
+        "ingest",
+        help="photographs decoded for training, against a torch DataLoader and bare decoding",
+        description=benchmark_ingest.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benchmark_ingest.add_arguments(ingest)
+    ingest.set_defaults(run=benchmark_ingest.ingest)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 

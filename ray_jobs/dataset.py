@@ -68,8 +68,13 @@ class DataSpec:
         Raises:
             DataError: a set is missing or was not ingested to the end; for packs also, its lengths are missing, or a sample
                 is too long.
-            ConfigError: the run has more steps than the capped sets have samples for.
+            ConfigError: the run has more steps than the capped sets have samples for, or asks for random views of packs.
         """
+        if packing is not None and config.data.augment is not None:
+            raise ConfigError(
+                "data.augment is set, and this run learns from texts, which speak of places in the whole picture",
+                "--set data.augment=null",
+            )
         train = config.data.train
         folders = tuple(str(Path(entry.path).absolute()) for entry in train)
         manifests = [Manifest.load(folder) for folder in folders]

@@ -15,7 +15,7 @@ import pytest
 from ray_jobs.batches import TrainingBatches, packed_local_batches, packed_worker_batches
 from ray_jobs.dataset import training_dataset
 from ray_jobs.packs import Packing
-from setok.config import TrainConfig, build
+from setok.config import AugmentConfig, TrainConfig, build
 from setok.data.lengths import measured_lengths
 from setok.data.packed_plan import PackedPlan
 from setok.data.plan import Plan
@@ -161,6 +161,9 @@ def test_what_stops_a_packed_run_at_its_start(folders: list[str]) -> None:
         packed_local_batches(config, packing(too_long="error"), collate, start_step=0)
     with pytest.raises(DataError, match=r"the lengths of .* were not measured"):
         packed_local_batches(config, packing(lengths_key="words"), collate, start_step=0)
+    augmented = config.data.model_copy(update={"augment": AugmentConfig()})
+    with pytest.raises(ConfigError, match=r"data\.augment is set, and this run learns from texts"):
+        packed_local_batches(config.model_copy(update={"data": augmented}), packing(), collate, start_step=0)
     capped = [entry.model_copy(update={"max_epochs": 1}) for entry in config.data.train]
     config = config.model_copy(update={"data": config.data.model_copy(update={"train": tuple(capped)})})
     with pytest.raises(ConfigError, match=r"train.steps=9 of 24 need more.*last for (\d) steps\n.*train.steps=\1"):

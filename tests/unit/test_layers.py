@@ -24,6 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "ray_jobs.tracking",
             "ray_jobs.benchmark_loop",
             "ray_jobs.benchmark_tokenizer",
+            "ray_jobs.benchmark_ingest",
+            "ray_jobs.benchmark_files",
             "ray_jobs.progress",
             "ray_jobs.failure",
             "ray_jobs.charts",
