@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 0.5
 LOG_LINE_SECONDS = 60.0
 
 
-class Batches(Iterable[list[Batch]], Protocol):
+class Batches(Iterable[Sequence[Batch]], Protocol):
     """One rank's data: for every optimizer step a list of micro-batches."""
 
     wait_seconds: float

@@ -149,7 +149,7 @@ def load_report_data(run_dir: str | Path) -> ReportData:
         )
         for folder in answered
     )
-    first = next((report.metrics for report in (*reports, *setokim)), {})
+    measured: list[Mapping[str, Any]] = [report.metrics for report in reports] + [report.metrics for report in setokim]
     total = _read_json(root / files.METRICS).get("total_seconds")
     return ReportData(
         title=str(config.get("title") or "SeTok"),
@@ -158,7 +158,7 @@ def load_report_data(run_dir: str | Path) -> ReportData:
         evaluations=reports,
         setokim=setokim,
         facts=(("Everything, from nothing to this page", duration(total)),) if isinstance(total, (int, float)) else (),
-        versions=first.get("run", {}).get("versions", {}),
+        versions=measured[0].get("run", {}).get("versions", {}) if measured else {},
     )
 
 

@@ -204,7 +204,7 @@ class SetokimReplica:
             columns[f"l1{suffix}"] = mean_absolute_error(pixels.float() / 255, target).tolist()
         made = []
         for number, (one, reply) in enumerate(zip(asked, replies, strict=True)):
-            row = {"task": one.question.task, "id": one.record.id, "said": one.question.text}
+            row: dict[str, Any] = {"task": one.question.task, "id": one.record.id, "said": one.question.text}
             row |= {name: values[number] for name, values in columns.items()}
             row["tokens"] = next(part.num_tokens for part in reply.parts if hasattr(part, "num_tokens"))
             pictures = {"drawn": painted[number], "truth": truths[number]}
