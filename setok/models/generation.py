@@ -9,7 +9,7 @@ A row depends on its prompt and its seed only, not on its batch mates: each has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -172,8 +172,11 @@ def generate(
     for event in stream(model, batch, options, seeds=seeds, unguided=unguided, images=images):
         own = segments[event.row]
         if isinstance(event, TextToken):
-            before = own.pop().ids if own and isinstance(own[-1], Text) else ()
-            own.append(Text(ids=(*before, event.token)))
+            last = own[-1] if own else None
+            if isinstance(last, Text):
+                own[-1] = Text(ids=(*last.ids, event.token))
+            else:
+                own.append(Text(ids=(event.token,)))
         elif isinstance(event, (ImageEnd, MaskFound)):
             own.append(event)
         elif isinstance(event, Finished):
@@ -216,9 +219,9 @@ def stream(
     reader = _Reader(model, prompts, use_cache=options.use_cache)
     rows.take_room(reader.lengths[: len(batch)].tolist())
     hidden = reader.read_prompts()
-    while not rows.all_finished:
+    while not rows.all_finished():
         embeddings = yield from rows.step(hidden)
-        if rows.all_finished:
+        if rows.all_finished():
             return
         hidden = reader.read(embeddings)
 
@@ -331,8 +334,8 @@ class _Rows:
         for row in self.rows:
             row.banned = self._banned(row)
 
-    @property
     def all_finished(self) -> bool:
+        """Whether no row goes on."""
         return all(row.finished for row in self.rows)
 
     def take_room(self, lengths: Sequence[int]) -> None:
@@ -351,7 +354,7 @@ class _Rows:
                     "shorten the prompt, give fewer pictures, or use a tokenizer setting with fewer tokens",
                 )
 
-    def step(self, hidden: Float[Tensor, "some width"]) -> Iterator[Event]:
+    def step(self, hidden: Float[Tensor, "some width"]) -> Generator[Event, None, Tensor]:
         """Let every row take its next place; gives the embeddings of these places.
 
         Args:

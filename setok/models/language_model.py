@@ -23,6 +23,8 @@ from setok.errors import CheckpointError, ConfigError
 from setok.models.splice import attention_mask
 
 IMAGE_START, IMAGE_END, SEGMENT = SPECIAL_TOKENS = ("[Img]", "[/Img]", "[Seg]")
+_LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+"""What some models do to the output layer's logits, and the value that does nothing."""
 _NEEDED = ("inputs_embeds", "attention_mask", "position_ids", "past_key_values")
 
 
@@ -364,6 +366,10 @@ def _require_hooks(model: Any, name: str) -> None:
     decoder = model.get_decoder() if "get_decoder()" not in lacking else model
     parameters = inspect.signature(decoder.forward).parameters
     lacking += [argument for argument in _NEEDED if argument not in parameters]
+    for name, neutral in _LOGIT_SETTINGS.items():
+        value = getattr(model.config, name, None) if hasattr(model, "config") else None
+        if value not in (None, neutral):
+            lacking.append(f"logits straight from the output layer ({name}={value})")
     if lacking:
         raise ConfigError(
             f"the language model {name!r} ({type(model).__name__}) lacks what Setokim needs: {', '.join(lacking)}",
@@ -408,6 +414,9 @@ def _add_lora(model: Any, config: LoraConfig) -> None:
     inject_adapter_in_model(
         Adapters(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=chosen), model
     )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # in fp32 whatever the weights beneath are kept in: small updates would be lost
+            parameter.data = parameter.data.float()
 
 
 # ---------------------------------------------------------------- attention
