@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks
 from setok.data.schema import Manifest
 from setok.data.shards import DEFAULT_CACHE_BYTES, ShardReader
+from setok.data.storage import Storage
 from setok.errors import ConfigError, DataError, SetokError, TrainingError
 
 if TYPE_CHECKING:  # this module is imported by data workers, which need neither torch nor Ray Train
@@ -70,7 +70,7 @@ class DataSpec:
         Raises:
             DataError: a set is missing or was not ingested to the end.
         """
-        folders = tuple(str(Path(entry.path).absolute()) for entry in config.data.train)
+        folders = tuple(Storage(entry.path).address for entry in config.data.train)
         manifests = [Manifest.load(folder) for folder in folders]
         return cls(
             folders=folders,

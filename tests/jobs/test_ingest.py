@@ -46,7 +46,7 @@ def make_coco(root: Path, num_images: int) -> dict[str, Any]:
     return {"kind": "coco", "path": str(root)}
 
 
-def rows_of(folder: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def rows_of(folder: Path | str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     reader = ShardReader(folder, columns=columns)
     reader.verify()
     return reader.take(np.arange(reader.num_rows)).to_pylist()
@@ -114,7 +114,7 @@ def test_holdout_is_disjoint_and_fixed_by_the_id(tmp_path: Path) -> None:
     job = config(tmp_path / "out", coco, holdout_fraction=0.3, rows_per_shard=8)
     manifest = ingest(job)
     kept, held = ([row["id"] for row in rows_of(folder, ["id"])] for folder in (tmp_path / "out", heldout_folder(job)))
-    assert heldout_folder(job) == tmp_path / "out-heldout"
+    assert heldout_folder(job) == str(tmp_path / "out-heldout")
     assert len(kept) == manifest.num_rows
     assert 3 <= len(held) <= 15
     assert sorted(kept + held) == [f"coco/train2017/{i:012d}" for i in range(30)]
