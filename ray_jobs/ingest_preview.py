@@ -77,7 +77,7 @@ def draw_card(item: Record | BadRecord) -> Image.Image:
     """One record as a card of fixed width; a bad record tells its reason."""
     text = _text_of(item)
     line_height = 19
-    height = _PICTURE + 3 * _PAD + 44 + line_height * len(text)
+    height = _PICTURE + _PAD + 20 + (_PAD + line_height * len(text) if text else 0) + _PAD
     card = Image.new("RGB", (_CARD, height), _CARD_PAPER)
     draw = ImageDraw.Draw(card)
     if isinstance(item, Record) and item.images:
@@ -114,7 +114,7 @@ def _text_of(item: Record | BadRecord) -> list[tuple[str, str]]:
         lines += _wrapped(item.caption, _INK)
     others = [answer for answer in item.answers if answer != item.caption]
     if others and not item.conversation:
-        lines += _wrapped("also: " + " | ".join(others), _FAINT)
+        lines += _wrapped(("also: " if item.caption else "") + " | ".join(others), _FAINT if item.caption else _INK)
     elif others:
         lines += _wrapped("answers: " + " | ".join(dict.fromkeys(others)), _FAINT)
     if item.choices:
@@ -122,7 +122,8 @@ def _text_of(item: Record | BadRecord) -> list[tuple[str, str]]:
     if len(lines) > _TEXT_LINES - 2:
         lines = [*lines[: _TEXT_LINES - 2], ("…", _FAINT)]
     if item.concepts:
-        lines += _wrapped("concepts: " + ", ".join(item.concepts), "#0b5fa5")[:2]
+        concepts = _wrapped("concepts: " + ", ".join(item.concepts), "#0b5fa5")
+        lines += concepts if len(concepts) <= 2 else [concepts[0], (concepts[1][0].rstrip(",") + " …", "#0b5fa5")]
     return lines
 
 
