@@ -10,7 +10,7 @@ import pytest
 
 from setok.data import shards as module
 from setok.data.schema import ARROW_SCHEMA, FORMAT_VERSION, MANIFEST, EncodedImage, Manifest, Record, Segment, Turn
-from setok.data.shards import ShardReader, ShardWriter, write_shard
+from setok.data.shards import ShardReader, ShardWriter, read_records, write_shard
 from setok.data.storage import Storage
 from setok.errors import DataError
 
@@ -91,6 +91,29 @@ def test_large_pictures_make_small_row_groups(tmp_path: Path, monkeypatch: pytes
     write_shard(tmp_path / "a.parquet", map(record, range(9)), rows_per_row_group=64)
     metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [3, 3, 3]
+
+
+def test_a_picture_of_many_records_is_stored_once(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(seed).bytes(100_000) for seed in range(6)]
+    questions = [
+        Record(id=f"{i}-{q}", source="t", images=[EncodedImage(data=picture)], caption=str(q))
+        for i, picture in enumerate(pictures)
+        for q in range(5)
+    ]
+    shard = write_shard(tmp_path / "a.parquet", questions)
+    assert shard is not None
+    assert 600_000 < shard.bytes < 610_000
+    assert list(read_records(Storage(tmp_path), "a.parquet")) == questions
+    assert shard.bytes > module.stored_bytes(questions) > 600_000
+
+
+def test_much_to_unpack_makes_small_row_groups(tmp_path: Path) -> None:
+    data = bytes(1_000_000)
+    write_shard(
+        tmp_path / "a.parquet", (Record(id=str(i), source="t", images=[EncodedImage(data=data)]) for i in range(12))
+    )
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [5, 5, 2]
 
 
 def test_writing_is_deterministic_and_leaves_nothing_half_done(tmp_path: Path) -> None:
