@@ -34,7 +34,7 @@ def test_missing_and_empty_folders(kind: str, tmp_path: Path) -> None:
         open_source(SourceConfig(kind=kind, path=str(tmp_path / "nowhere"), split=split)).check()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("no picture")
-    with pytest.raises(DataError, match=r"\n  → (put .* there, or correct the path|get it from)"):
+    with pytest.raises(DataError, match=r"\n  → (put .* there( \(.*\))?, or correct the path|get it from)"):
         open_source(SourceConfig(kind=kind, path=str(tmp_path), split=split)).check()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from setok.data import rle
 from setok.data.images import decode_image
-from setok.data.schema import Record
+from setok.data.schema import ARROW_SCHEMA, Record
 from setok.data.sources import BadRecord
 from tests.source_files import good, read
 
@@ -78,6 +79,8 @@ def test_counts(case: Case, realdata: Path) -> None:
     assert {task: sum(record.task == task for record in records) for task in case.tasks} == case.tasks
     assert all(item.reason.startswith("image file missing: ") for item in bad)
     assert all(min(decode_image(image.data).shape[:2]) > 50 for record in records for image in record.images)
+    stored = pa.Table.from_pylist([record.to_row() for record in records], schema=ARROW_SCHEMA).to_pylist()
+    assert [Record.from_row(row).id for row in stored] == [record.id for record in records]
     for record in records:
         assert record.source == case.kind
         assert (record.task == "caption") == bool(record.caption)

@@ -60,7 +60,7 @@ def test_bad_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("no text of ours")
-    with pytest.raises(DataError, match=r"has no lines of text\n.*put lines of text \(.jsonl or .txt"):
+    with pytest.raises(DataError, match=r"has no lines of text\n.*put lines of text there \(.jsonl or .txt"):
         read("text", tmp_path)
     with pytest.raises(DataError, match=r"a.jsonl is missing\n"):
         read("text", tmp_path / "a.jsonl")

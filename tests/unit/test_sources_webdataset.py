@@ -20,12 +20,14 @@ from tests.source_files import good, jpeg, read, reasons
 META = {"caption": "a dog on a couch", "url": "http://u", "key": "000000001", "status": "success", "sha256": "00"}
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]], *, format: int = tarfile.PAX_FORMAT) -> None:
+def write_tar(
+    path: Path, members: list[tuple[str, bytes]], *, format: int = tarfile.PAX_FORMAT, mtime: float = 0
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=format) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
-            info.size = len(content)
+            info.size, info.mtime = len(content), mtime
             tar.addfile(info, io.BytesIO(content))
 
 
@@ -161,27 +163,84 @@ def test_names(name: str, parts: tuple[str, str]) -> None:
 _NAMES = st.text("abc/é", min_size=1, max_size=150).map(lambda text: "k" + text.replace("//", "/").strip("/"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     keys=st.lists(_NAMES, min_size=1, max_size=6, unique=True),
     sizes=st.lists(st.integers(0, 1500), min_size=12, max_size=12),
     format=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
+    mtime=st.sampled_from([0, 1.5]),
 )
 def test_every_sample_is_found_whatever_its_names(
-    keys: list[str], sizes: list[int], format: int, tmp_path_factory: pytest.TempPathFactory
+    keys: list[str], sizes: list[int], format: int, mtime: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Long names and other alphabets take headers of their own, which belong to the sample."""
+    """Long names, other alphabets and times with a fraction take headers of their own, which belong to the sample."""
     path = tmp_path_factory.mktemp("tars") / "x.tar"
     contents = {key: {"jpg": bytes(sizes[i]), "txt": b"x" * sizes[-1 - i]} for i, key in enumerate(keys)}
-    write_tar(
-        path,
-        [(f"{key}.{kind}", data) for key, parts in contents.items() for kind, data in parts.items()],
-        format=format,
-    )
+    members = [(f"{key}.{kind}", data) for key, parts in contents.items() for kind, data in parts.items()]
+    write_tar(path, members, format=format, mtime=mtime)
     index = index_tar(path)
     assert index.fault == ""
     samples = [read_sample(path, *span.tolist()) for span in index.spans]
     assert [(sample.key, sample.members) for sample in samples] == list(contents.items())
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_other_members_are_passed_over(format: int, tmp_path: Path) -> None:
+    folder = "f" * 90 + "/" + "g" * 60
+    with tarfile.open(tmp_path / "x.tar", "w", format=format) as tar:
+        for name, kind in (
+            (folder, tarfile.DIRTYPE),
+            ("a.link", tarfile.SYMTYPE),
+            (f"{folder}/1.jpg", tarfile.REGTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            info.linkname = "t" * 90 if kind == tarfile.SYMTYPE else ""
+            info.size = 600 if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    index = index_tar(tmp_path / "x.tar")
+    assert index.fault == ""
+    (span,) = index.spans
+    assert read_sample(index.path, *span.tolist()).key == f"{folder}/1"
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_sizes_that_need_more_than_eleven_octal_digits(format: int, tmp_path: Path) -> None:
+    """The file has a hole where the contents of 8 GiB would be."""
+    path = tmp_path / "x.tar"
+    write_tar(path, [("1.jpg", b"x")])
+    info = tarfile.TarInfo("2.bin")
+    info.size = 2**33 + 1
+    header = info.tobuf(format)
+    with path.open("r+b") as file:
+        file.seek(1024)
+        file.write(header)
+        file.truncate(1024 + len(header) + 2**33 + 512 + 1024)
+    index = index_tar(path)
+    assert index.fault == ""
+    assert index.spans.tolist() == [[0, 1024], [1024, 1024 + len(header) + 2**33 + 512]]
+    with pytest.raises(DataError, match="sample too large: 85"):
+        read_sample(path, *index.spans[1].tolist())
+
+
+@settings(max_examples=80, deadline=None)
+@given(place=st.integers(0, 4095), byte=st.integers(0, 255), stem=st.sampled_from(["k", "é"]))
+def test_a_changed_byte_is_a_fault_or_does_not_matter(
+    place: int, byte: int, stem: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Headers have a checksum; what the headers of other alphabets hold has none, so a name may change."""
+    path = tmp_path_factory.mktemp("tars") / "x.tar"
+    write_tar(path, [(f"{stem}{i}.{kind}", b"x" * 300) for i in range(2) for kind in ("jpg", "txt")])
+    data = bytearray(path.read_bytes())
+    data[place] = byte
+    path.write_bytes(bytes(data))
+    index = index_tar(path)
+    samples = [read_sample(path, *span.tolist()) for span in index.spans]
+    if stem == "k":
+        assert index.fault or [(one.key, list(one.members)) for one in samples] == [
+            (f"k{i}", ["jpg", "txt"]) for i in (0, 1)
+        ]
+    assert all(len(content) == 300 for one in samples for content in one.members.values())
 
 
 # ---------------------------------------------------------------- files of img2dataset

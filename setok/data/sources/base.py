@@ -57,8 +57,8 @@ class Source(ABC):
     name: ClassVar[str]
     has_image_files: ClassVar[bool] = True
     """Whether the pictures are files of their own, so that ``config.images`` can say where they are."""
-    holds: ClassVar[str] = f"images ({', '.join(IMAGE_SUFFIXES)})"
-    """What the records are made of, for the message that there are none."""
+    holds: ClassVar[tuple[str, str]] = ("images", ", ".join(IMAGE_SUFFIXES))
+    """What the records are made of, and as which files, for the message that there are none."""
 
     def __init__(self, config: SourceConfig) -> None:
         if config.images is not None and not self.has_image_files:
@@ -108,10 +108,10 @@ class Source(ABC):
                 "give the folder that holds the pictures, or leave images out if they are below path",
             )
         if not len(self):
+            what, files = self.holds
             raise DataError(
-                f"source {self.name!r}: {str(self.root)!r} (split {self.config.split!r}) has no"
-                f" {self.holds.split(' (')[0]}",
-                f"put {self.holds} there, or correct the path of the source",
+                f"source {self.name!r}: {str(self.root)!r} (split {self.config.split!r}) has no {what}",
+                f"put {what} there ({files}), or correct the path of the source",
             )
 
     def fingerprint(self) -> str:

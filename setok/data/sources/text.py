@@ -39,7 +39,7 @@ class TextSource(Source):
 
     name: ClassVar[str] = "text"
     has_image_files: ClassVar[bool] = False
-    holds: ClassVar[str] = "lines of text (.jsonl or .txt, also with .gz or .zst)"
+    holds: ClassVar[tuple[str, str]] = ("lines of text", ".jsonl or .txt, also with .gz or .zst")
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)

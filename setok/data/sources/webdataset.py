@@ -38,7 +38,7 @@ class WebdatasetSource(Source):
 
     name: ClassVar[str] = "webdataset"
     has_image_files: ClassVar[bool] = False
-    holds: ClassVar[str] = "samples (KEY.jpg, KEY.txt, … in tars)"
+    holds: ClassVar[tuple[str, str]] = ("samples", "KEY.jpg, KEY.txt, … in tars")
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
