@@ -112,7 +112,8 @@ def _text_of(item: Record | BadRecord) -> list[tuple[str, str]]:
         lines += _wrapped(mark + turn.text, _FAINT if turn.role == "user" else _INK)
     if item.caption:
         lines += _wrapped(item.caption, _INK)
-    others = [answer for answer in item.answers if answer != item.caption]
+    told = {item.caption, *(turn.text for turn in item.conversation)}
+    others = [answer for answer in item.answers if answer not in told]
     if others and not item.conversation:
         lines += _wrapped(("also: " if item.caption else "") + " | ".join(others), _FAINT if item.caption else _INK)
     elif others:
