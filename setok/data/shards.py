@@ -24,9 +24,10 @@ from setok.data.storage import OutputFile, Storage
 from setok.errors import DataError
 
 ROW_GROUP_BYTES = 2**20
-"""A row group is closed when its different pictures and its run lengths reach this size,"""
+"""A row group is full when its different pictures, its run lengths and its texts reach this size,"""
 UNPACKED_BYTES = 4 * ROW_GROUP_BYTES
-"""or when its pictures, counted as often as they come, reach this one: that much is unpacked to read one row."""
+"""or when its pictures, counted as often as they come, reach this one: that much is unpacked to read one row. A full row
+group still takes records with a picture it has, up to twice this size."""
 DEFAULT_CACHE_BYTES = 256 * 2**20
 _DICTIONARY_BYTES = 2**30
 """Never reached: Parquet would give up the dictionary there, and a row group has a megabyte and one picture at most."""
@@ -68,18 +69,22 @@ class ShardWriter:
 
     def add(self, record: Record) -> None:
         """Append a record."""
+        keys = [hashlib.blake2b(image.data, digest_size=16).digest() for image in record.images]
+        if self._is_full() and not self._pictures.intersection(keys):
+            self._flush()  # here and not earlier, so that the records of one picture stay together
         self._pending.append(record.to_row())
-        for image in record.images:
+        for key, image in zip(keys, record.images, strict=True):
             self._unpacked_bytes += len(image.data)
-            key = hashlib.blake2b(image.data, digest_size=16).digest()
             if key not in self._pictures:
                 self._pictures.add(key)
                 self._pending_bytes += len(image.data)
         runs = sum(4 * len(mask.counts) for mask in (*record.segments, *record.masks))
         self._pending_bytes += runs + sum(len(turn.text) for turn in record.conversation) + len(record.caption)
-        full = self._pending_bytes >= ROW_GROUP_BYTES or self._unpacked_bytes >= UNPACKED_BYTES
-        if full or len(self._pending) >= self._rows_per_row_group:
+        if len(self._pending) >= self._rows_per_row_group or self._unpacked_bytes >= 2 * UNPACKED_BYTES:
             self._flush()
+
+    def _is_full(self) -> bool:
+        return self._pending_bytes >= ROW_GROUP_BYTES or self._unpacked_bytes >= UNPACKED_BYTES
 
     def close(self) -> Shard | None:
         """Put the file in its place; ``None``, and no file, where nothing was added."""

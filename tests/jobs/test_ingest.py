@@ -18,7 +18,8 @@ from ray_jobs.ingest_journal import JOURNAL
 from ray_jobs.ingest_parts import ingest_part, plan_parts
 from ray_jobs.ingest_validate import validate
 from setok.config import IngestConfig, build
-from setok.data.schema import MANIFEST, Manifest
+from setok.data.images import decode_image
+from setok.data.schema import MANIFEST, Manifest, Record
 from setok.data.shards import ShardReader
 from setok.data.sources import open_source
 from setok.data.storage import Storage
@@ -212,6 +213,7 @@ def test_too_much_that_is_bad_stops_early(tmp_path: Path, monkeypatch: pytest.Mo
     assert len((tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()) == 6
     monkeypatch.setattr("ray_jobs.ingest.EARLY_RECORDS", 50)
     assert ingest(job).num_quarantined == 10  # in the end it was not too much
+    monkeypatch.setattr("ray_jobs.ingest.EARLY_RECORDS", 1000)
     with pytest.raises(DataError, match=r"10 of 60 records are bad, max_bad_fraction=0.1 allows 10%"):
         ingest(job.model_copy(update={"output": str(tmp_path / "strict"), "max_bad_fraction": 0.1}))
 
@@ -264,3 +266,34 @@ def test_real_rows(realdata: Path, tmp_path: Path) -> None:
     assert sum(bool(row["segments"]) for row in rows) == 26
     assert sum(bool(row["caption"]) for row in rows) == 45
     assert sum(len(row["segments"]) for row in rows) == 297
+
+
+def test_real_rows_of_many_sets(realdata: Path, tmp_path: Path) -> None:
+    """Questions, phrases with masks, and edits in one set; pictures and masks shrink together."""
+    coco, refer = str(realdata / "coco"), str(realdata / "refer" / "data")
+    sources = [
+        {"kind": "vqav2", "path": str(realdata / "vqav2"), "split": "val", "images": coco},
+        {"kind": "okvqa", "path": str(realdata / "okvqa"), "split": "val", "images": coco},
+        {"kind": "aokvqa", "path": str(realdata / "aokvqa"), "split": "val", "images": coco},
+        {"kind": "gqa", "path": str(realdata / "gqa"), "split": "testdev"},
+        *({"kind": kind, "path": refer, "split": "val"} for kind in ("refcoco", "refcoco+", "refcocog")),
+        {"kind": "instructpix2pix", "path": str(realdata / "instructpix2pix" / "raw")},
+    ]
+    out = tmp_path / "out"
+    manifest = ingest(config(out, *sources, reencode_above_side=200, duplicates="report"))
+    assert manifest.records_by_source == {
+        **{"vqav2": 18, "okvqa": 9, "aokvqa": 12, "gqa": 81, "instructpix2pix": 4},
+        **{"refcoco": 23, "refcoco+": 24, "refcocog": 11},
+    }
+    assert manifest.num_images == 182 + 4  # an edit has two
+    assert sum(map(sum, (tasks.values() for tasks in manifest.records_by_task.values()))) == manifest.num_rows == 182
+    assert validate(str(out))
+    num_masks = 0
+    for row in rows_of(out):
+        record = Record.from_row(row)
+        sizes = [decode_image(image.data).shape[:2] for image in record.images]
+        assert all(max(size) <= 200 for size in sizes)
+        num_masks += len(record.masks)
+        assert all((mask.height, mask.width) == sizes[0] and sum(mask.counts[1::2]) for mask in record.masks)
+    assert num_masks == 23 + 24 + 11
+    assert sum(shard.bytes for shard in manifest.shards) < 2 * 182 * 20_000

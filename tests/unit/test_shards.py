@@ -107,13 +107,27 @@ def test_a_picture_of_many_records_is_stored_once(tmp_path: Path) -> None:
     assert shard.bytes > module.stored_bytes(questions) > 600_000
 
 
+def test_records_of_one_picture_stay_in_one_row_group(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(seed).bytes(300_000) for seed in range(8)]
+    write_shard(
+        tmp_path / "a.parquet",
+        [
+            Record(id=f"{i}-{q}", source="t", images=[EncodedImage(data=picture)])
+            for i, picture in enumerate(pictures)
+            for q in range(3)
+        ],
+    )
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [12, 12]
+
+
 def test_much_to_unpack_makes_small_row_groups(tmp_path: Path) -> None:
     data = bytes(1_000_000)
     write_shard(
         tmp_path / "a.parquet", (Record(id=str(i), source="t", images=[EncodedImage(data=data)]) for i in range(12))
     )
     metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [5, 5, 2]
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [9, 3]
 
 
 def test_writing_is_deterministic_and_leaves_nothing_half_done(tmp_path: Path) -> None:
