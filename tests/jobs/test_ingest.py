@@ -282,8 +282,14 @@ def test_real_rows_of_many_sets(realdata: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     manifest = ingest(config(out, *sources, reencode_above_side=200, duplicates="report"))
     assert manifest.records_by_source == {
-        **{"vqav2": 18, "okvqa": 9, "aokvqa": 12, "gqa": 81, "instructpix2pix": 4},
-        **{"refcoco": 23, "refcoco+": 24, "refcocog": 11},
+        "vqav2": 18,
+        "okvqa": 9,
+        "aokvqa": 12,
+        "gqa": 81,
+        "instructpix2pix": 4,
+        "refcoco": 23,
+        "refcoco+": 24,
+        "refcocog": 11,
     }
     assert manifest.num_images == 182 + 4  # an edit has two
     assert sum(map(sum, (tasks.values() for tasks in manifest.records_by_task.values()))) == manifest.num_rows == 182
