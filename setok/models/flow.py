@@ -133,20 +133,31 @@ def sample(
     tokens: Float[Tensor, "batch tokens channels"],
     mask: Bool[Tensor, "batch tokens"],
     *,
-    generator: torch.Generator,
+    seed: int,
     steps: int,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Follow the flow from the plain decoder's pictures (in [0, 1]) by ``steps`` Euler steps of equal length.
 
     Args:
-        generator: of the CPU; gives the one noise that all pictures start with.
+        seed: of the one noise that all pictures start with.
     """
     base = starting_point(painted)
-    x = base + head.noise * torch.randn(base.shape[1:], generator=generator).to(base)
+    x = base + head.noise * seeded_noise(list(base.shape[1:]), seed).to(base)
     for step in range(steps):
         time = torch.full((len(x),), step / steps, device=x.device)
         x = x + head(x, base, time, tokens, mask) / steps
     return (x + 1) / 2
+
+
+@torch.library.custom_op("setok::seeded_noise", mutates_args=(), schema="(SymInt[] shape, SymInt seed) -> Tensor")
+def seeded_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Normal noise on the CPU. An operator of its own, because a compiled graph cannot hold a generator."""
+    return torch.randn(list(shape), generator=torch.Generator().manual_seed(seed))
+
+
+@seeded_noise.register_fake
+def _(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.empty(list(shape))
 
 
 def starting_point(painted: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:

@@ -13,13 +13,14 @@ from setok.batch import VisualTokens
 from setok.config import ClusteringConfig, TokenizerConfig
 from setok.errors import ConfigError, DataError
 from setok.models import pretrained as pretrained_files
-from setok.models.clustering import Clusters, Resampler, cluster
+from setok.models.clustering import Clusters, Resampler, cluster, concatenate
 from setok.models.clustering.interface import require_finite
 from setok.models.detokenizer import Detokenizer
 from setok.models.encoder import build_encoder
 from setok.models.flow import sample
 from setok.models.layers import enable_checkpointing
 from setok.models.merger import TokenMerger
+from setok.models.parts import parts_of
 
 
 class ClusteringHead(nn.Module):
@@ -52,6 +53,10 @@ class ClusteringHead(nn.Module):
             ConfigError: a resampler that was not trained, or more queries than it has.
             TrainingError: a feature is not finite.
         """
+        if len(parts := parts_of(features)) > 1:
+            masks = (None if patch_mask is None else patch_mask[part] for part in parts)
+            done = [self(features[p], config, grid=grid, patch_mask=m) for p, m in zip(parts, masks, strict=True)]
+            return concatenate([clusters for clusters, _ in done]), torch.cat([clustered for _, clustered in done])
         setting = config or self.config
         if patch_mask is not None:
             features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
@@ -165,8 +170,7 @@ class SeTok(nn.Module):
         steps = 0 if flow is None else flow.sampling_steps if sampling_steps is None else sampling_steps
         if flow is None or not steps:
             return pixels
-        generator = torch.Generator().manual_seed(seed)
-        return sample(flow, pixels, tokens, mask, generator=generator, steps=steps)
+        return sample(flow, pixels, tokens, mask, seed=seed, steps=steps)
 
     def gradient_checkpointing_enable(self) -> None:
         """Compute activations again in the backward pass, while in training mode, and do not keep them."""
