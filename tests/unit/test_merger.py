@@ -131,6 +131,25 @@ def test_gradcheck_of_packed_attention() -> None:
     assert torch.autograd.gradcheck(lambda y: attend_buckets(y, packing.buckets), (x,))
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_gradcheck_of_the_merger(weighted: bool) -> None:
+    """Through patches and pooling weights; the sums are in fp32, hence the wide steps."""
+    merger = TokenMerger(MergerConfig(num_heads=1), 4, 4).double().eval()
+    assignment = torch.tensor([[0, 1, 0, -1, 0, 1], [2, 2, 0, 1, 2, 2]])
+    mask = one_hot(assignment, 3).sum(-1) > 0
+    features = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(2, 3, 6, requires_grad=True)
+
+    def tokens(x: Tensor, w: Tensor) -> Tensor:
+        return merger(x, assignment, w if weighted else None, mask, (2, 3))[mask]
+
+    tokens(features, weights).sum().backward()
+    assert features.grad is not None and (features.grad[assignment >= 0] != 0).any(-1).all()
+    assert (weights.grad is not None and weights.grad.abs().sum() > 0) == weighted
+    inputs = (features, weights.detach())
+    assert torch.autograd.gradcheck(tokens, inputs, eps=1e-3, atol=5e-3, rtol=5e-3)
+
+
 def test_segment_mean_is_the_mean_of_every_cluster() -> None:
     assignment, x = uneven(), torch.randn(3, 50, 8)
     packing = pack(assignment, 9)

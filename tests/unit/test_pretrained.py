@@ -138,6 +138,31 @@ def test_bf16_weights_and_autocast(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(again.reconstruct(images), half.reconstruct(images), rtol=0, atol=0)
 
 
+def same_pairs(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Rand index: the share of pairs of patches that both partitions treat alike."""
+    together = [a.unsqueeze(-1) == a.unsqueeze(-2) for a in (one, other)]
+    return (together[0] == together[1]).float().mean().item()
+
+
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+@pytest.mark.parametrize("method", ["stick_breaking", "dpc_knn", "cosine_graph", "grid", "kmeans", "resampler"])
+def test_tokens_in_bf16_are_near_those_in_fp32(method: str, how: str) -> None:
+    model = SeTok(tiny(model=tiny().model.model_dump() | {"clustering": {"method": method, "max_tokens": 6}}).model)
+    model = model.eval().requires_grad_(False)
+    images = pictures(6)
+    exact, picture = model.tokenize(images), model.reconstruct(images).float()
+    half = model if how == "autocast" else model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        found, painted = half.tokenize(images), half.reconstruct(images).float()
+    assert same_pairs(found.assignment, exact.assignment) > 0.95
+    alike = (found.assignment == exact.assignment).all(1)
+    assert alike.any(), "some pictures fall into the very same clusters"
+    mask = exact.mask[alike]
+    cosine = torch.nn.functional.cosine_similarity(found.tokens[alike][mask].float(), exact.tokens[alike][mask], dim=-1)
+    assert cosine.min() > 0.995
+    assert (painted - picture)[alike].abs().mean() < 3
+
+
 def test_gradients_in_bf16() -> None:
     model = SeTok(tiny().model).to(torch.bfloat16).train()
     model.gradient_checkpointing_enable()
