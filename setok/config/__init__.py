@@ -23,6 +23,7 @@ from setok.config.model import (
     TokenizerConfig,
 )
 from setok.config.section import Section
+from setok.config.sequence import ChatConfig, SequenceConfig
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -35,6 +36,7 @@ from setok.config.training import (
 
 __all__ = [
     "JOBS",
+    "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",
     "ConceptConfig",
@@ -55,6 +57,7 @@ __all__ = [
     "ScalingConfig",
     "ScenesConfig",
     "Section",
+    "SequenceConfig",
     "SourceConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",

@@ -17,7 +17,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from setok.data import rle
-from setok.data.schema import Segment
+from setok.data.schema import Mask
 from setok.errors import DataError
 
 DEFAULT_MAX_SIDE = 16_384
@@ -86,7 +86,7 @@ def decode_and_resize(data: bytes, size: int, *, max_side: int = DEFAULT_MAX_SID
     return np.ascontiguousarray(square.transpose(2, 0, 1))
 
 
-def segment_map(segments: Sequence[Segment], size: int) -> Int32[np.ndarray, "size size"]:
+def segment_map(segments: Sequence[Mask], size: int) -> Int32[np.ndarray, "size size"]:
     """Index of the segment at every pixel, -1 where there is none, in the geometry of ``decode_and_resize``.
 
     The nearest pixel is taken; where segments overlap the later one wins.
