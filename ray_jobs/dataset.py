@@ -57,6 +57,7 @@ class DataSpec:
     weights: tuple[float, ...]
     seed: int
     image_size: int
+    fit_multiple: int | None
     start_step: int
     stop_step: int
     steps_per_block: int
@@ -79,6 +80,7 @@ class DataSpec:
             weights=tuple(entry.weight for entry in config.data.train),
             seed=config.seed,
             image_size=config.model.image_size,
+            fit_multiple=config.model.fit_multiple,
             start_step=start_step,
             stop_step=config.train.steps,
             steps_per_block=config.data.steps_per_block,
@@ -151,7 +153,9 @@ class BlockDecoder:
         owners = [np.flatnonzero(source == index) for index in range(len(self.readers))]
         tables = [reader.take(row[own]) for reader, own in zip(self.readers, owners, strict=True)]
         table = pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(owners))))
-        columns = decode_rows(table, image_size=self.spec.image_size, with_segments=False)
+        columns = decode_rows(
+            table, image_size=self.spec.image_size, with_segments=False, fit_multiple=self.spec.fit_multiple
+        )
         return columns | {"position": positions, "global_step": positions // self.spec.global_batch_size}
 
 

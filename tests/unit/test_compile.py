@@ -55,6 +55,8 @@ model = build({"width": 48}, {"max_tokens": 5, "feature_dim": 16})
 same_tokens(model, images, "aot_eager")
 same_picture(model, images, "aot_eager")
 same_tokens(model, images, "eager", clustering=ClusteringConfig(max_tokens=3, feature_dim=16, assignment="hard"))
+same_tokens(model, images, "eager", sizes=torch.tensor([[16, 32], [32, 8]]))
+same_picture(model, images, "eager", sizes=torch.tensor([[16, 32], [32, 8]]))
 for setting in (
     {"method": "dpc_knn"}, {"method": "cosine_graph"}, {"method": "grid"}, {"method": "kmeans", "num_iterations": 3},
     {"method": "resampler"},

@@ -50,7 +50,9 @@ class Recorder(FlowHead):
         super().__init__(DetokenizerConfig.model_validate(FLOW | {"flow": {"noise": 0.3}}))
         self.answer, self.asked = answer, []
 
-    def forward(self, noisy: Tensor, base: Tensor, time: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, base: Tensor, time: Tensor, tokens: Tensor, mask: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
         self.asked.append((noisy, base, time))
         return self.answer(noisy, base, time)
 
