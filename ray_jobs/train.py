@@ -96,7 +96,7 @@ def train_here(config: TrainConfig) -> None:
     """The loop in this process, without Ray."""
     import torch
 
-    from ray_jobs.dataset import local_batches
+    from ray_jobs.batches import local_batches
     from ray_jobs.loop import WorkerContext, train_loop
 
     if config.scaling.use_gpu and not torch.cuda.is_available():

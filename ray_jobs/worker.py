@@ -26,7 +26,7 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     """Train as one rank of a Ray Train worker group; ``settings`` has the one key ``config``."""
     from ray.train.torch import get_device
 
-    from ray_jobs.dataset import worker_batches
+    from ray_jobs.batches import worker_batches
 
     config = settings["config"]
     setup_logging()

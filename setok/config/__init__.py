@@ -8,7 +8,7 @@ validates a run in a second.
 
 from __future__ import annotations
 
-from setok.config.data import DataConfig, MixtureEntry, ScenesConfig, SourceConfig
+from setok.config.data import AugmentConfig, DataConfig, MixtureEntry, ScenesConfig, SourceConfig
 from setok.config.jobs import JOBS, EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
 from setok.config.loading import build, dump_config, list_presets, load_config
 from setok.config.loss import TokenizerLossConfig
@@ -36,6 +36,7 @@ from setok.config.training import (
 
 __all__ = [
     "JOBS",
+    "AugmentConfig",
     "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from setok.data import rle
-from setok.data.images import DEFAULT_MAX_SIDE, decode_image
-from setok.data.schema import Segment
+from setok.data.geometry import View, whole
+from setok.data.images import DEFAULT_MAX_SIDE, decode_view
+from setok.data.schema import Mask
 from setok.errors import DataError
 
 
@@ -33,31 +34,56 @@ def fit(
     """
     height, width = fitted_size(pixels.shape[0], pixels.shape[1], size, multiple_of)
     if pixels.shape[:2] != (height, width):
-        shrinking = pixels.shape[0] * pixels.shape[1] > height * width
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+        averaging = 3 * max(pixels.shape[:2]) > 4 * max(height, width)  # as decode_and_resize does
+        pixels = np.ascontiguousarray(pixels)
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if averaging else cv2.INTER_LINEAR)
     square = np.zeros((3, size, size), np.uint8)
     square[:, :height, :width] = pixels.transpose(2, 0, 1)
     return square, (height, width)
 
 
 def decode_and_fit(
-    data: bytes, size: int, multiple_of: int, *, max_side: int = DEFAULT_MAX_SIDE
+    data: bytes,
+    size: int,
+    multiple_of: int,
+    *,
+    max_side: int = DEFAULT_MAX_SIDE,
+    view: Callable[[int, int], View] = whole,
+    colours: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[UInt8[np.ndarray, "3 size size"], tuple[int, int]]:
-    """``fit`` of an encoded picture.
+    """``fit`` of an encoded picture, or of the part of it that a view shows.
+
+    Args:
+        data: the file's bytes.
+        size: side of the square.
+        multiple_of: see ``fit``.
+        max_side: longest side allowed, in pixels.
+        view: the part, from the upright picture's height and width.
+        colours: applied to the scaled pixels, uint8 [height, width, 3].
 
     Raises:
         DataError: as ``decode_image``.
     """
-    return fit(decode_image(data, max_side=max_side, target_size=size), size, multiple_of)
+    pixels, part = decode_view(data, size, max_side=max_side, view=view)
+    square, (height, width) = fit(pixels[:, ::-1] if part.flip else pixels, size, multiple_of)
+    if colours is not None:
+        shown = np.ascontiguousarray(square[:, :height, :width].transpose(1, 2, 0))
+        square[:, :height, :width] = colours(shown).transpose(2, 0, 1)
+    return square, (height, width)
 
 
-def fit_segment_map(segments: Sequence[Segment], size: int, fitted: tuple[int, int]) -> Int32[np.ndarray, "size size"]:
-    """Index of the segment at every pixel, -1 where there is none and in the padding, in the geometry of ``fit``.
+def fit_segment_map(
+    segments: Sequence[Mask], size: int, fitted: tuple[int, int], *, view: Callable[[int, int], View] = whole
+) -> Int32[np.ndarray, "size size"]:
+    """Index of the segment at every pixel, -1 where there is none and in the padding, in the geometry of ``decode_and_fit``.
 
     The nearest pixel is taken; where segments overlap the later one wins.
 
     Args:
+        segments: of one picture.
+        size: side of the square.
         fitted: height and width of the picture in the square, as ``fit`` returned them.
+        view: the part of the picture that is shown.
 
     Raises:
         DataError: a segment's runs do not fit its size, or segments differ in size.
@@ -71,10 +97,6 @@ def fit_segment_map(segments: Sequence[Segment], size: int, fitted: tuple[int, i
                 f"broken mask: segments of one picture have sizes {sizes}",
                 "replace or remove the file; ingest quarantines such pictures",
             )
-        rows, columns = (
-            ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-            for new, old in zip(fitted, (height, width), strict=True)
-        )
-        inside = rle.decode(segment.counts, height, width)[np.ix_(rows, columns)]
-        labels[: fitted[0], : fitted[1]][inside] = index
+        nearest = np.ix_(*view(height, width).nearest(height, width, fitted))
+        labels[: fitted[0], : fitted[1]][rle.decode(segment.counts, height, width)[nearest]] = index
     return labels

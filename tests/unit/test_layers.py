@@ -18,11 +18,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok.stages", "setok.checkpoint", "setok.summary", "setok.export"),
     ("setok.predictor",),
     (
+        *("ray_jobs.batches", "ray_jobs.packs"),
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.dataset", "ray_jobs.engine", "ray_jobs.loop", "ray_jobs.worker"),
         *(
             "ray_jobs.engine_deepspeed",
             "ray_jobs.tracking",
             "ray_jobs.benchmark_loop",
+            "ray_jobs.benchmark_tokenizer",
+            "ray_jobs.benchmark_ingest",
+            "ray_jobs.benchmark_files",
             "ray_jobs.progress",
             "ray_jobs.failure",
             "ray_jobs.charts",

@@ -15,6 +15,7 @@ from PIL import Image
 from setok.batch import real_cells
 from setok.data import rle
 from setok.data.collate import decode_rows, rows_to_batch
+from setok.data.geometry import View
 from setok.data.letterbox import decode_and_fit, fit, fit_segment_map, fitted_size
 from setok.data.processor import SeTokImageProcessor
 from setok.data.schema import EncodedImage, Segment
@@ -72,6 +73,19 @@ def test_segments_follow_the_pixels() -> None:
     assert (fit_segment_map([], 12, (8, 12)) == -1).all()
     with pytest.raises(DataError, match="4 × 6 and 6 × 4"):
         fit_segment_map([segment(left), segment(left.T)], 12, (8, 12))
+
+
+def test_views_and_colours_come_before_the_padding() -> None:
+    """The right half, mirrored and inverted, of pixels and of segments."""
+    pixels = array(16, 32)
+    view = View(x0=0.5, y0=0.0, x1=1.0, y1=1.0, flip=True)
+    square, size = decode_and_fit(encoded(pixels), 16, 4, view=lambda height, width: view, colours=lambda p: 255 - p)
+    assert size == (16, 16)
+    np.testing.assert_array_equal(square, 255 - pixels[:, :15:-1].transpose(2, 0, 1))
+    edge = np.zeros((16, 32), bool)
+    edge[:, 24:] = True
+    labels = fit_segment_map([segment(edge)], 16, size, view=lambda height, width: view)
+    assert (labels[:, :8] == 0).all() and (labels[:, 8:] == -1).all()
 
 
 def test_columns_carry_the_sizes() -> None:
