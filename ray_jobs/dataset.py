@@ -52,6 +52,7 @@ class DataSpec:
     max_epochs: tuple[int | None, ...]
     seed: int
     image_size: int
+    fit_multiple: int | None
     augment: AugmentConfig | None
     packing: Packing | None
     """Rows of the stream are packs of samples; without it they are samples."""
@@ -87,6 +88,7 @@ class DataSpec:
             max_epochs=tuple(entry.max_epochs for entry in train),
             seed=config.seed,
             image_size=config.model.image_size,
+            fit_multiple=config.model.fit_multiple,
             augment=config.data.augment,
             packing=packing,
             start_step=start_step,
@@ -211,6 +213,7 @@ class ImageDecoder(Decoder):
             self._stored(source, row),
             image_size=self.spec.image_size,
             with_segments=False,
+            fit_multiple=self.spec.fit_multiple,
             augmenter=self._augmenter,
             epochs=epoch,
         )

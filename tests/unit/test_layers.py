@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ray_jobs.batches", "ray_jobs.packs"),
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.dataset", "ray_jobs.engine", "ray_jobs.loop", "ray_jobs.worker"),
         *(
+            "ray_jobs.engine_deepspeed",
             "ray_jobs.tracking",
             "ray_jobs.benchmark_loop",
             "ray_jobs.benchmark_tokenizer",
