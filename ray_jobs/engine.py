@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from setok.batch import ImageTextBatch, LossOutput, StepContext
+from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import copy_weights
 from setok.collectives import all_reduce_sum, world_size
 from setok.config import TrainConfig
@@ -48,7 +48,7 @@ class Engine(ABC):
         self._optimizer: Any = optimizer
         self._losses: list[Tensor] = []
 
-    def __call__(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
+    def __call__(self, batch: Batch, context: StepContext) -> LossOutput:
         """Forward pass of one micro-batch."""
         output = self._forward(batch, context)
         self._losses.append(output.loss.detach())
@@ -103,7 +103,7 @@ class Engine(ABC):
         """CPU copies of all parameters and buffers on rank 0, nothing on the others; a collective over all ranks."""
 
     @abstractmethod
-    def _forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput: ...
+    def _forward(self, batch: Batch, context: StepContext) -> LossOutput: ...
 
     @abstractmethod
     def _update(self) -> float | None:
@@ -139,7 +139,7 @@ class TorchEngine(Engine):
             if world_size() > 1:
                 dist.broadcast(tensor, src=0)
 
-    def _forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
+    def _forward(self, batch: Batch, context: StepContext) -> LossOutput:
         output: LossOutput = self.module(batch, context)
         return output
 
@@ -206,7 +206,7 @@ class DeepSpeedEngine(Engine):
         self._engine = _initialize(self._wrapper, optimizer, config, zero_stage)
         self._optimizer = self._engine.optimizer
 
-    def _forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
+    def _forward(self, batch: Batch, context: StepContext) -> LossOutput:
         last = len(self._losses) + 1 >= self._accumulation
         self._engine.set_gradient_accumulation_boundary(last)
         loss = self._engine(batch, context)
@@ -321,7 +321,7 @@ class _LossOnly(nn.Module):
         self.module = module
         self._output: LossOutput | None = None
 
-    def forward(self, batch: ImageTextBatch, context: StepContext) -> Tensor:
+    def forward(self, batch: Batch, context: StepContext) -> Tensor:
         self._output = self.module(batch, context)
         return self._output.loss
 

@@ -8,10 +8,32 @@ validates a run in a second.
 
 from __future__ import annotations
 
-from setok.config.data import DataConfig, MixtureEntry, ScenesConfig, SourceConfig
-from setok.config.jobs import JOBS, EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
-from setok.config.loading import build, dump_config, list_presets, load_config
-from setok.config.loss import TokenizerLossConfig
+from setok.config.data import (
+    AugmentConfig,
+    DataConfig,
+    MixtureEntry,
+    ScenesConfig,
+    SourceConfig,
+)
+from setok.config.jobs import (
+    JOBS,
+    EvaluateConfig,
+    IngestConfig,
+    Job,
+    PipelineConfig,
+    TrainConfig,
+    WordsConfig,
+)
+from setok.config.loading import (
+    build,
+    dump_config,
+    list_presets,
+    load_config,
+)
+from setok.config.loss import (
+    SetokimLossConfig,
+    TokenizerLossConfig,
+)
 from setok.config.model import (
     ClusteringConfig,
     ConceptConfig,
@@ -22,7 +44,13 @@ from setok.config.model import (
     MergerConfig,
     TokenizerConfig,
 )
-from setok.config.section import Section
+from setok.config.section import (
+    Section,
+)
+from setok.config.sequence import (
+    ChatConfig,
+    SequenceConfig,
+)
 from setok.config.setokim import (
     LanguageModelConfig,
     LoraConfig,
@@ -42,6 +70,8 @@ from setok.config.training import (
 
 __all__ = [
     "JOBS",
+    "AugmentConfig",
+    "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",
     "ConceptConfig",
@@ -65,7 +95,9 @@ __all__ = [
     "ScalingConfig",
     "ScenesConfig",
     "Section",
+    "SequenceConfig",
     "SetokimConfig",
+    "SetokimLossConfig",
     "SourceConfig",
     "TokenDiffusionConfig",
     "TokenizerConfig",
@@ -73,6 +105,7 @@ __all__ = [
     "TrainConfig",
     "TrainSection",
     "WandbConfig",
+    "WordsConfig",
     "build",
     "dump_config",
     "list_presets",

@@ -6,12 +6,15 @@ Columns are what travels between processes: arrays of one shape, and strings. Li
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int32
 
+from setok.data.augment import Augmenter
+from setok.data.geometry import View, centre_square
 from setok.data.images import decode_and_resize, segment_map
 from setok.data.schema import Segment
 from setok.errors import DataError
@@ -22,7 +25,14 @@ STORED_COLUMNS = ("id", "images", "caption", "concepts")
 """What ``decode_rows`` needs of a stored row, besides ``segments`` if asked for."""
 
 
-def decode_rows(table: pa.Table, *, image_size: int, with_segments: bool) -> Columns:
+def decode_rows(
+    table: pa.Table,
+    *,
+    image_size: int,
+    with_segments: bool,
+    augmenter: Augmenter | None = None,
+    epochs: Int32[np.ndarray, " n"] | None = None,
+) -> Columns:
     """Decode the first input picture of every row.
 
     A row that cannot be decoded keeps its place: ``valid`` is False, ``pixels`` 0, ``segments`` -1, ``error`` says why.
@@ -31,6 +41,8 @@ def decode_rows(table: pa.Table, *, image_size: int, with_segments: bool) -> Col
         table: rows of ``ARROW_SCHEMA`` with at least ``STORED_COLUMNS``.
         image_size: side S of the square, in pixels.
         with_segments: also give ``segments`` and ``is_thing``.
+        augmenter: chooses the part of every picture that is shown; without one it is the square in the middle.
+        epochs: how often every row was seen before, for the augmenter; 0 for all if not given.
 
     Returns:
         ``id``, ``caption``, ``error`` (strings, error "" where valid), ``concepts`` (JSON list of strings), ``valid``
@@ -46,11 +58,17 @@ def decode_rows(table: pa.Table, *, image_size: int, with_segments: bool) -> Col
     segments = np.full((num_rows, image_size, image_size), -1, np.int16) if with_segments else None
     errors, is_thing = [""] * num_rows, ["[]"] * num_rows
     for index, row in enumerate(rows):
+        view: Callable[[int, int], View] = centre_square
+        colours: Callable[[np.ndarray], np.ndarray] | None = None
+        if augmenter is not None:
+            epoch = 0 if epochs is None else int(epochs[index])
+            draw = augmenter.draw(row["id"], epoch=epoch, text=row["caption"] or "")
+            view, colours = draw.view, draw.colours
         try:
-            pixels[index] = decode_and_resize(_input_image(row), image_size)
+            pixels[index] = decode_and_resize(_input_image(row), image_size, view=view, colours=colours)
             if segments is not None:
                 parts = [Segment(**segment) for segment in row["segments"]]
-                segments[index] = segment_map(parts, image_size)
+                segments[index] = segment_map(parts, image_size, view=view)
                 is_thing[index] = json.dumps([part.is_thing for part in parts])
         except DataError as error:
             errors[index] = error.problem

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs import benchmark
+from ray_jobs import benchmark, benchmark_tokenizer
 from ray_jobs.benchmark_loop import tokens_by_loops
 from setok.config import ClusteringConfig, MergerConfig
 from setok.errors import ConfigError, TrainingError
@@ -36,7 +36,7 @@ def test_loop_makes_the_same_tokens(stop_mass: float) -> None:
     config = ClusteringConfig(sharpness=4.0, max_tokens=6, stop_mass=stop_mass)
     head = ClusteringHead(config, 16)
     merger = TokenMerger(MergerConfig(num_heads=2), 16, 16)
-    features = benchmark.planted(3, (6, 7), 16, 5, torch.Generator().manual_seed(0))
+    features = benchmark_tokenizer.planted(3, (6, 7), 16, 5, torch.Generator().manual_seed(0))
     with torch.no_grad():
         clusters = head(features)[0]
         weights = clusters.pooling_weights("soft")
@@ -46,8 +46,8 @@ def test_loop_makes_the_same_tokens(stop_mass: float) -> None:
 
 
 def test_a_loop_that_disagrees_stops_the_benchmark() -> None:
-    bench = benchmark.Bench(
-        "demo", torch.device("cpu"), torch.float32, with_encoder=False, clock=benchmark.CLOCKS["wall"]
+    bench = benchmark_tokenizer.Bench(
+        "demo", torch.device("cpu"), torch.float32, with_encoder=False, clock=benchmark_tokenizer.CLOCKS["wall"]
     )
     with pytest.raises(TrainingError, match=r"image 0: the loop's 3 tokens are not the 2"):
         bench._same(torch.zeros(1, 4, 8), torch.tensor([[True, True, False, False]]), [torch.zeros(3, 8)])

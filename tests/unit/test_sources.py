@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,46 +11,31 @@ from PIL import Image
 
 from setok.config import SourceConfig
 from setok.data import rle
+from setok.data.scenes.layouts import write_scenes
 from setok.data.schema import Record
 from setok.data.sources import SOURCES, BadRecord, open_source
 from setok.errors import ConfigError, DataError
-
-
-def jpeg(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (12, 10)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def read(kind: str, path: Path, **settings: Any) -> list[Record | BadRecord]:
-    source = open_source(SourceConfig(kind=kind, path=str(path), **settings))
-    source.check()
-    assert len(list(source.records(0, len(source)))) == len(source)
-    return list(source.records(0, len(source)))
-
-
-def good(records: list[Record | BadRecord]) -> list[Record]:
-    assert not [record for record in records if isinstance(record, BadRecord)]
-    return [record for record in records if isinstance(record, Record)]
-
+from tests.source_files import good, jpeg, read, reasons
 
 # ---------------------------------------------------------------- what all have in common
 
 
 def test_unknown_kind() -> None:
-    assert sorted(SOURCES) == ["coco", "folder", "imagenet"]
+    assert len(SOURCES) >= 27
+    assert all(kind == source.name for kind, source in SOURCES.items())
     with pytest.raises(ConfigError, match=r"no source is called 'cocoo'\n.*did you mean 'coco'"):
         open_source(SourceConfig(kind="cocoo", path="."))
 
 
 @pytest.mark.parametrize("kind", sorted(SOURCES))
 def test_missing_and_empty_folders(kind: str, tmp_path: Path) -> None:
+    split = "test" if kind in ("mme", "pope") else "train"
     with pytest.raises(DataError, match=r"nowhere' does not exist\n.*correct the path of the source"):
-        open_source(SourceConfig(kind=kind, path=str(tmp_path / "nowhere"))).check()
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match=r"\n  → (put images there|get it from)"):
-        open_source(SourceConfig(kind=kind, path=str(tmp_path))).check()
+        open_source(SourceConfig(kind=kind, path=str(tmp_path / "nowhere"), split=split)).check()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.md").write_text("no picture")
+    with pytest.raises(DataError, match=r"\n  → (put .* there( \(.*\))?, or correct the path|get it from)"):
+        open_source(SourceConfig(kind=kind, path=str(tmp_path), split=split)).check()
 
 
 def test_ranges_limit_and_fingerprint(tmp_path: Path) -> None:
@@ -91,8 +74,26 @@ def test_folder_with_json_lines_and_a_broken_list(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"file": "./a.jpg", "caption": "a cat"}\n\n')
     assert good(read("folder", tmp_path))[0].concepts == ["cat"]
     (tmp_path / "captions.jsonl").write_text('{"name": "a.jpg"}\n')
-    with pytest.raises(DataError, match=r"captions.jsonl is no list of {file, caption}.*\n.*a red cup"):
+    with pytest.raises(DataError, match=r"captions.jsonl is no list of {file, caption}: row 1.*\n.*a red cup"):
         read("folder", tmp_path)
+    (tmp_path / "captions.jsonl").write_bytes(b'{"file": "a.jpg", "caption": "a"}\n{"caption": "\xff"}')
+    with pytest.raises(DataError, match=r"captions.jsonl: line 2 is no JSON.*0xff"):
+        read("folder", tmp_path)
+    (tmp_path / "captions.json").write_text('[{"file": "a.jpg", "caption": 7}]')
+    with pytest.raises(DataError, match=r"captions.json is no list.*not text: 'caption' is 7"):
+        read("folder", tmp_path)
+
+
+def test_folder_with_pictures_elsewhere_and_damaged_captions(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in "abc":
+        (tmp_path / "pictures" / f"{name}.jpg").write_bytes(jpeg())
+    (tmp_path / "pictures" / "b.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "captions.json").write_text(json.dumps([{"file": "a.jpg", "caption": "two\n dogs"}]))
+    records = read("folder", tmp_path / "lists", images=str(tmp_path / "pictures"))
+    assert reasons(records) == ["", "caption is not UTF-8", ""]
+    assert [record.caption for record in records if isinstance(record, Record)] == ["two dogs", ""]
 
 
 # ---------------------------------------------------------------- imagenet
@@ -124,6 +125,37 @@ def test_imagenet_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture
     (tmp_path / "LOC_synset_mapping.txt").write_text("n02099712 Labrador retriever, lab\n")
     records = good(read("imagenet", tmp_path, split="val"))
     assert [record.concepts for record in records] == [["golden retriever"], ["Labrador retriever"]]
+
+
+def test_imagenet_rows_and_splits_that_are_wrong(tmp_path: Path) -> None:
+    images = tmp_path / "train" / "images"
+    images.mkdir(parents=True)
+    (images / "x.JPEG").write_bytes(jpeg())
+    rows = [7, {"image": "x.JPEG", "label": 1}, {"image": "../x.JPEG", "class_name": "cat"}]
+    (tmp_path / "train" / "data.json").write_text(json.dumps([*rows, {"image": "x.JPEG", "class_name": "cat"}]))
+    *bad, whole = read("imagenet", tmp_path)
+    assert [record.reason.split(":")[0] for record in bad if isinstance(record, BadRecord)] == [
+        "row is no object",
+        "missing key",
+        "image path leaves its folder",
+    ]
+    assert bad[1].id == "imagenet/train/data.json:1"
+    assert isinstance(whole, Record)
+    assert whole.task == "classify"
+    with pytest.raises(DataError, match=r"no split 'val', but \['train'\]\n.*choose one of these"):
+        read("imagenet", tmp_path, split="val")
+    moved = images.rename(tmp_path / "elsewhere")
+    assert isinstance(read("imagenet", tmp_path, images=str(moved))[-1], Record)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_imagenet_reads_scenes(split: str, tmp_path: Path) -> None:
+    settings = {"seed": 1, "family": "plain", "layouts": ["imagenet"], "num_processes": 1, "image_size": 32}
+    for each in ("train", "val"):
+        write_scenes(tmp_path, split=each, count=3 if each == "train" else 2, **settings)  # type: ignore[arg-type]
+    records = good(read("imagenet", tmp_path / "imagenet", split=split))
+    assert len(records) == {"train": 3, "val": 2}[split]
+    assert all(record.task == "classify" and record.concepts for record in records)
 
 
 def test_imagenet_real(realdata: Path) -> None:
@@ -179,6 +211,44 @@ def test_coco(tmp_path: Path) -> None:
     assert isinstance(bare, Record)
     assert (bare.caption, bare.concepts, bare.segments) == ("", [], [])
     assert missing == BadRecord(id="coco/train2017/000000000003", reason="image file missing: 000000000003.jpg")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_coco_reads_scenes(split: str, tmp_path: Path) -> None:
+    write_scenes(
+        tmp_path, split=split, count=3, seed=1, family="plain", layouts=["coco"], num_processes=1, image_size=32
+    )
+    records = good(read("coco", tmp_path / "coco", split=split))
+    assert [record.task for record in records] == ["caption"] * 3
+    assert all(record.segments and record.concepts for record in records)
+
+
+def test_coco_with_pictures_elsewhere(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    moved = (tmp_path / "train2017").rename(tmp_path / "photos")
+    assert [isinstance(record, Record) for record in read("coco", tmp_path, images=str(moved))] == [True, True, False]
+    with pytest.raises(DataError, match=r"images='/nowhere' is no folder\n.*folder that holds the pictures"):
+        read("coco", tmp_path, images="/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("what", "table", "row", "problem"),
+    [
+        ("captions", "annotations", {"id": 1, "image_id": 1}, r"annotations\[2\]: missing key: 'caption'"),
+        ("captions", "annotations", {"id": 1, "caption": "a"}, r"annotations\[2\]: KeyError\('image_id'\)"),
+        ("captions", "images", {"id": "x", "file_name": "a.jpg"}, r"images\[2\]: ValueError"),
+        ("panoptic", "annotations", {"image_id": 1, "file_name": "a.png"}, r"annotations\[1\]: KeyError"),
+        ("panoptic", "categories", "tree", r"categories\[2\]: row is no object"),
+    ],
+)
+def test_coco_names_the_broken_row(what: str, table: str, row: object, problem: str, tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    path = tmp_path / f"annotations/{what}_train2017.json"
+    tree = json.loads(path.read_text())
+    tree[table].append(row)
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=rf"{what}_train2017.json: {problem}"):
+        read("coco", tmp_path)
 
 
 def test_coco_with_damaged_parts(tmp_path: Path) -> None:

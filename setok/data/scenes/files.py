@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from setok.data import plain_pickle
 from setok.data.scenes.rows import REFCOCO_IMAGES, Rows
 from setok.data.scenes.samples import SPLIT_ROOM, SplitNames, category_rows
 
@@ -117,8 +118,8 @@ def _refcoco(root: Path, split: SplitNames, family: str, rows: Rows) -> None:
 
 
 def _read_refs(path: Path) -> list[dict[str, Any]]:
-    """The refs of earlier splits; the stamps in this folder say that this module wrote the file."""
-    return pickle.loads(path.read_bytes())
+    """The refs of earlier splits."""
+    return plain_pickle.load(path)
 
 
 def _instructpix2pix(root: Path, split: SplitNames, family: str, rows: Rows) -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from setok.config import SourceConfig
-from setok.data.schema import Record
-from setok.errors import DataError
+from setok.data.schema import IMAGE_SLOT, MASK_SLOT, Record
+from setok.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+MAX_CHARACTERS = 100_000
+"""A caption, turn or answer of this length or more goes to quarantine: it is a fault of the collector, or a book.
+
+Nothing is cut, because a cut answer teaches to stop in the middle.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,16 @@ class Requirement:
     """A file or folder that must be on disk."""
 
     path: str
-    """Relative to the source's root; a folder ends in ``/``."""
+    """Relative to the source's root; a folder ends in ``/``; with ``*``, at least one file must match."""
     origin: str
     """Where to get it."""
+
+    def is_met(self, root: Path) -> bool:
+        """Whether it is there."""
+        if "*" in self.path:
+            return next(root.glob(self.path), None) is not None
+        path = root / self.path
+        return path.is_dir() if self.path.endswith("/") else path.is_file()
 
 
 class Source(ABC):
@@ -43,8 +55,16 @@ class Source(ABC):
     """
 
     name: ClassVar[str]
+    has_image_files: ClassVar[bool] = True
+    """Whether the pictures are files of their own, so that ``config.images`` can say where they are."""
+    holds: ClassVar[tuple[str, str]] = ("images", ", ".join(IMAGE_SUFFIXES))
+    """What the records are made of, and as which files, for the message that there are none."""
 
     def __init__(self, config: SourceConfig) -> None:
+        if config.images is not None and not self.has_image_files:
+            raise ConfigError(
+                f"images={config.images!r}: source {self.name!r} has no folder of pictures", "leave images out"
+            )
         self.config = config
         self.root = Path(config.path)
 
@@ -78,13 +98,20 @@ class Source(ABC):
                 "correct the path of the source" + (f", or put there: {needs}" if needs else ""),
             )
         for need in self.requirements:
-            path = self.root / need.path
-            if not (path.is_dir() if need.path.endswith("/") else path.is_file()):
-                raise DataError(f"source {self.name!r}: {path} is missing", f"get it from {need.origin}")
-        if not len(self):
+            if not need.is_met(self.root):
+                raise DataError(
+                    f"source {self.name!r}: {self.root / need.path} is missing", f"get it from {need.origin}"
+                )
+        if self.config.images is not None and not Path(self.config.images).is_dir():
             raise DataError(
-                f"source {self.name!r}: {str(self.root)!r} (split {self.config.split!r}) has no images",
-                f"put images there ({', '.join(IMAGE_SUFFIXES)}), or correct the path of the source",
+                f"source {self.name!r}: images={self.config.images!r} is no folder",
+                "give the folder that holds the pictures, or leave images out if they are below path",
+            )
+        if not len(self):
+            what, files = self.holds
+            raise DataError(
+                f"source {self.name!r}: {str(self.root)!r} (split {self.config.split!r}) has no {what}",
+                f"put {what} there ({files}), or correct the path of the source",
             )
 
     def fingerprint(self) -> str:
@@ -104,9 +131,44 @@ class Source(ABC):
         return count if self.config.limit is None else min(count, self.config.limit)
 
     def records(self, start: int, stop: int) -> Iterator[Record | BadRecord]:
-        """Records ``start`` to ``stop`` − 1."""
+        """Records ``start`` to ``stop`` − 1; one whose parts do not fit together is a bad one."""
         for index in range(start, min(stop, len(self))):
-            yield self._record(index)
+            yield _checked(self._record(index))
+
+    def _pictures(self, default: Path) -> Path:
+        """The folder of the pictures: what the settings say, or where the official layout has it."""
+        return Path(self.config.images) if self.config.images is not None else default
+
+
+def _checked(item: Record | BadRecord) -> Record | BadRecord:
+    """The record, if its slots, images, masks and texts fit together and can be stored."""
+    if isinstance(item, BadRecord):
+        return item
+    try:
+        item.check()
+        _check_texts(item)
+    except DataError as error:
+        return BadRecord(id=item.id, reason=error.problem)
+    return item
+
+
+def _check_texts(record: Record) -> None:
+    turns = [(f"turn {number} ({turn.role})", turn.text) for number, turn in enumerate(record.conversation, 1)]
+    loose = [("the caption", record.caption), *(("an answer", answer) for answer in record.answers)]
+    for what, text in turns + loose:
+        if len(text) >= MAX_CHARACTERS:
+            raise DataError(f"text too long: {what} has {len(text)} characters, less than {MAX_CHARACTERS} are allowed")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"text is not Unicode: {what} has half a surrogate pair at {error.start}") from error
+    for what, text in loose:
+        for slot in (IMAGE_SLOT, MASK_SLOT):
+            if slot in text:
+                raise DataError(f"stray {slot}: in {what}, where nothing can stand for it")
+    for (what, text), turn in zip(turns, record.conversation, strict=True):
+        if turn.role == "assistant" and not text.strip():
+            raise DataError(f"empty answer: {what}")
 
 
 def read_image(path: Path) -> bytes:
@@ -117,6 +179,10 @@ def read_image(path: Path) -> bytes:
     """
     try:
         return path.read_bytes()
+    except ValueError as error:
+        raise DataError(
+            f"impossible file name: {path.name!r}: {error}", "correct the name in the annotations"
+        ) from error
     except FileNotFoundError as error:
         raise DataError(f"image file missing: {path.name}", "get the file, or leave the record out") from error
     except OSError as error:

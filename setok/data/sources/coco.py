@@ -5,13 +5,14 @@
     ROOT/annotations/panoptic_train2017.json      optional
     ROOT/annotations/panoptic_train2017/*.png     with the line above
 
-A record is a picture; it may have no caption, no segments, or neither.
+A record is a picture; it may have no caption, no segments, or neither. ``images`` names the folder of the split's
+pictures where that is another one.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from setok.config import SourceConfig
 from setok.data import rle
 from setok.data.concepts import concept_of_category, concepts_of_captions, merge_concepts
 from setok.data.schema import EncodedImage, Record, Segment
+from setok.data.sources.annotations import inside, one_line, read_json, text_of
 from setok.data.sources.base import BadRecord, Requirement, Source, is_image, read_image
 from setok.errors import ConfigError, DataError, did_you_mean
 
@@ -44,8 +46,9 @@ class CocoSource(Source):
 
     @property
     def requirements(self) -> list[Requirement]:
+        pictures = Requirement(path=f"{self.split}/", origin=f"{_IMAGES}/{self.split}.zip")
         needs = [
-            Requirement(path=f"{self.split}/", origin=f"{_IMAGES}/{self.split}.zip"),
+            *([pictures] if self.config.images is None else []),
             Requirement(
                 path=f"annotations/captions_{self.split}.json",
                 origin=f"{_ANNOTATIONS}/annotations_trainval2017.zip (generated scenes: python -m setok.data.scenes)",
@@ -56,50 +59,77 @@ class CocoSource(Source):
             needs.append(Requirement(path=f"annotations/panoptic_{self.split}/", origin=origin))
         return needs
 
+    @property
+    def _folder(self) -> Path:
+        return self._pictures(self.root / self.split)
+
     def _annotation_path(self, what: str) -> Path:
         return self.root / "annotations" / f"{what}_{self.split}.json"
 
     def _files(self) -> Iterable[Path]:
         captions, panoptic = self._annotation_path("captions"), self._annotation_path("panoptic")
-        return [self.root / self.split, captions, panoptic, panoptic.with_suffix("")]
+        return [self._folder, captions, panoptic, panoptic.with_suffix("")]
 
     @cached_property
     def _captions(self) -> dict[str, Any]:
-        return _read_json(self._annotation_path("captions"))
+        return _read(self._annotation_path("captions"))
 
     @cached_property
     def _panoptic(self) -> dict[str, Any]:
         path = self._annotation_path("panoptic")
-        return _read_json(path) if path.is_file() else {"images": [], "annotations": [], "categories": []}
+        return _read(path) if path.is_file() else {"images": [], "annotations": [], "categories": []}
 
     @cached_property
     def _names(self) -> list[str]:
         """File names, sorted: those in the folder, and those that only the annotations know."""
-        folder = self.root / self.split
+        folder = self._folder
         on_disk = {path.name for path in folder.iterdir() if is_image(path.name)} if folder.is_dir() else set()
-        listed = (image["file_name"] for part in (self._captions, self._panoptic) for image in part["images"])
-        return sorted(on_disk.union(listed))
+        return sorted(on_disk.union(self._image_ids))
 
     @cached_property
     def _image_ids(self) -> dict[str, int]:
-        images = [image for part in (self._captions, self._panoptic) for image in part["images"]]
-        return {image["file_name"]: image["id"] for image in images}
+        ids = {}
+        for what, tree in (("captions", self._captions), ("panoptic", self._panoptic)):
+            for number, image in enumerate(tree["images"]):
+                with _naming_row(self._annotation_path(what), "images", number):
+                    ids[text_of(image, "file_name")] = int(image["id"])
+        return ids
 
     @cached_property
     def _captions_by_image(self) -> dict[int, list[str]]:
+        """Image id to its captions in the order of their ids."""
+        rows = []
+        for number, row in enumerate(self._captions.get("annotations", [])):
+            with _naming_row(self._annotation_path("captions"), "annotations", number):
+                rows.append((int(row["id"]), int(row["image_id"]), one_line(text_of(row, "caption"))))
         captions: dict[int, list[str]] = {}
-        for row in sorted(self._captions.get("annotations", []), key=lambda row: row["id"]):
-            captions.setdefault(row["image_id"], []).append(" ".join(row["caption"].split()))
+        for _, image_id, caption in sorted(rows):
+            if caption:
+                captions.setdefault(image_id, []).append(caption)
         return captions
 
     @cached_property
     def _segments_by_image(self) -> dict[int, dict[str, Any]]:
-        return {row["image_id"]: row for row in self._panoptic["annotations"]}
+        rows = {}
+        for number, row in enumerate(self._panoptic["annotations"]):
+            with _naming_row(self._annotation_path("panoptic"), "annotations", number):
+                inside(text_of(row, "file_name"))
+                _ = [(info["id"], info["category_id"]) for info in row["segments_info"]]
+                rows[int(row["image_id"])] = row
+        return rows
 
     @cached_property
     def _categories(self) -> dict[int, tuple[str, bool]]:
         """Category id to its name as it is stored, and whether it is a thing."""
-        return {row["id"]: (row["name"], bool(row["isthing"])) for row in self._panoptic["categories"]}
+        categories = {}
+        for number, row in enumerate(self._panoptic["categories"]):
+            with _naming_row(self._annotation_path("panoptic"), "categories", number):
+                categories[int(row["id"])] = (text_of(row, "name"), bool(row["isthing"]))
+        return categories
+
+    def check(self) -> None:
+        super().check()
+        _ = self._captions_by_image, self._segments_by_image, self._categories  # a broken row is one error
 
     def _count(self) -> int:
         return len(self._names)
@@ -110,7 +140,7 @@ class CocoSource(Source):
         image_id = self._image_ids.get(name, -1)
         captions = self._captions_by_image.get(image_id, [])
         try:
-            data = read_image(self.root / self.split / name)
+            data = read_image(self._folder / inside(name))
             segments = self._segments(image_id)
         except DataError as error:
             return BadRecord(id=record_id, reason=error.problem)
@@ -158,15 +188,21 @@ class CocoSource(Source):
         ]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing", "run the source's check first") from error
-    except ValueError as error:
-        raise DataError(
-            f"{path} is no valid JSON: {error}", "get the file again; the download may be cut off"
-        ) from error
-    if not isinstance(tree, dict) or "images" not in tree:
+def _read(path: Path) -> dict[str, Any]:
+    tree = read_json(path)
+    if not isinstance(tree, dict) or not isinstance(tree.get("images"), list):
         raise DataError(f"{path} has no list 'images'", "get the official file: " + _ANNOTATIONS)
     return tree
+
+
+@contextmanager
+def _naming_row(path: Path, table: str, number: int) -> Iterator[None]:
+    """What a broken row makes of the code inside: an error that says where it stands."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{path}: {table}[{number}]: {error.problem}", "get the official file: " + _ANNOTATIONS
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: {table}[{number}]: {error!r}", "get the official file: " + _ANNOTATIONS) from error
