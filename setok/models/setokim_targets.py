@@ -81,7 +81,7 @@ class SetokimOutput:
     counts: dict[str, Float[Tensor, ""]]
     """Targets of each of the above."""
     statistics: dict[str, Float[Tensor, ""]]
-    """Sums to be divided by the count in their name's first word: ``text_correct``, ``stop_correct``, ``mask_dice_iou``;
+    """Sums: ``text_correct``, ``stop_correct`` and ``mask_dice_iou`` over the targets of ``text``, ``stop`` and ``mask_dice``;
     and ``places``, ``padding``, ``image_tokens``, ``images``."""
     mask_logits: Float[Tensor, "masks height width"]
     """Detached."""
