@@ -13,14 +13,9 @@ from torch import Tensor, nn
 
 from setok.config import LanguageModelConfig
 from setok.errors import CheckpointError, ConfigError
-from setok.models import language_model as module
-from setok.models.language_model import (
-    SPECIAL_TOKENS,
-    LanguageModel,
-    add_special_tokens,
-    load_text_tokenizer,
-    special_ids,
-)
+from setok.models import language_model_loading as module
+from setok.models.language_model import LanguageModel
+from setok.models.text_tokens import SPECIAL_TOKENS, add_special_tokens, load_text_tokenizer, special_ids
 from tests.sequences import text_tokenizer
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "num_heads": 4, "max_positions": 64}
@@ -251,15 +246,15 @@ def test_models_without_the_hooks_are_refused(tmp_path: Path) -> None:
         vocab_size=27, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     with pytest.raises(ConfigError, match=r"lacks what Setokim needs: get_input_embeddings\(\)"):
-        module._require_hooks(NoEmbeddings(small), "x")
+        module.require_hooks(NoEmbeddings(small), "x")
     with pytest.raises(ConfigError, match="inputs_embeds, attention_mask, position_ids, past_key_values"):
-        module._require_hooks(Deaf(), "x")
+        module.require_hooks(Deaf(), "x")
     # A state-space model has neither positions nor keys and values, nor attention to choose.
     state_space = transformers.MambaForCausalLM(
         transformers.MambaConfig(vocab_size=27, hidden_size=16, num_hidden_layers=1, state_size=4)
     )
     with pytest.raises(ConfigError) as error:
-        module._require_hooks(state_space, "x")
+        module.require_hooks(state_space, "x")
     assert "MambaForCausalLM" in error.value.problem and "Llama" in error.value.remedy
     state_space.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="gives no causal language model"):
@@ -275,7 +270,7 @@ def test_models_without_the_hooks_are_refused(tmp_path: Path) -> None:
         head_dim=8,
     )
     with pytest.raises(ConfigError, match=r"final_logit_softcapping=30\.0"):
-        module._require_hooks(transformers.Gemma2ForCausalLM(capped), "x")
+        module.require_hooks(transformers.Gemma2ForCausalLM(capped), "x")
 
 
 def test_models_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from setok.batch import SequenceBatch
 from setok.models.generation import GenerationOptions, generate
-from setok.models.setokim import EncodedImages, Setokim, SetokimOutput
+from setok.models.setokim import Setokim
+from setok.models.setokim_targets import EncodedImages, SetokimOutput
 from tests.sequences import Part, Picture, Point, Say, noise_picture, sequence_batch, setokim, shaken, square
 
 LOSSES = ("text", "stop", "diffusion", "mask_cross_entropy", "mask_dice")
