@@ -1,4 +1,4 @@
-"""The plan as a Ray Dataset, and as batches for the loop.
+"""The plan as a Ray Dataset.
 
 One block carries ``steps_per_block`` steps of one rank. With ``preserve_order`` Ray hands block ``b`` to rank
 ``b mod W`` as long as blocks have equal numbers of rows. So every rank finds the steps in order, and the ranks' parts
@@ -9,39 +9,32 @@ its step and position, and the loop's iterator refuses any other than the expect
 from __future__ import annotations
 
 import functools
-import queue
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
-from setok.config import TrainConfig
+from ray_jobs.packs import PackBuilder, Packing, build_packs, count_packs, packed_plan
+from setok.config import AugmentConfig, TrainConfig
+from setok.data.augment import Augmenter
 from setok.data.decode import STORED_COLUMNS, Columns, decode_rows
 from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks
 from setok.data.schema import Manifest
 from setok.data.shards import DEFAULT_CACHE_BYTES, ShardReader
 from setok.data.storage import Storage
-from setok.errors import ConfigError, DataError, SetokError, TrainingError
+from setok.errors import ConfigError, DataError, SetokError
 
 if TYPE_CHECKING:  # this module is imported by data workers, which need neither torch nor Ray Train
     import ray.data
     import ray.train
 
-    from setok.batch import ImageTextBatch
-
 MAX_BLOCK_BYTES = 128 * 2**20
 """Ray Data cuts larger blocks in pieces, and then they no longer go round the ranks in turn."""
 _OTHER_BYTES = 2048
 """Room in a row for what is not pixels."""
-_PREFETCH = 2
-_MIN_SAMPLES = 200
-"""Bad samples are tolerated until this many have been seen."""
 
 
 # ---------------------------------------------------------------- what the data workers run
@@ -55,8 +48,14 @@ class DataSpec:
     fingerprints: tuple[str, ...]
     num_rows: tuple[int, ...]
     weights: tuple[float, ...]
+    max_samples: tuple[int | None, ...]
+    max_epochs: tuple[int | None, ...]
     seed: int
     image_size: int
+    fit_multiple: int | None
+    augment: AugmentConfig | None
+    packing: Packing | None
+    """Rows of the stream are packs of samples; without it they are samples."""
     start_step: int
     stop_step: int
     steps_per_block: int
@@ -64,36 +63,73 @@ class DataSpec:
     global_batch_size: int
 
     @classmethod
-    def of(cls, config: TrainConfig, *, start_step: int, num_workers: int) -> DataSpec:
+    def of(cls, config: TrainConfig, *, start_step: int, num_workers: int, packing: Packing | None = None) -> DataSpec:
         """Look at the ingested sets that a run reads.
 
         Raises:
-            DataError: a set is missing or was not ingested to the end.
+            DataError: a set is missing or was not ingested to the end; for packs also, its lengths are missing, or a sample
+                is too long.
+            ConfigError: the run has more steps than the capped sets have samples for, or asks for random views of packs.
         """
-        folders = tuple(Storage(entry.path).address for entry in config.data.train)
+        if packing is not None and config.data.augment is not None:
+            raise ConfigError(
+                "data.augment is set, and this run learns from texts, which speak of places in the whole picture",
+                "--set data.augment=null",
+            )
+        train = config.data.train
+        folders = tuple(Storage(entry.path).address for entry in train)
         manifests = [Manifest.load(folder) for folder in folders]
-        return cls(
+        spec = cls(
             folders=folders,
             fingerprints=tuple(manifest.fingerprint for manifest in manifests),
             num_rows=tuple(manifest.num_rows for manifest in manifests),
-            weights=tuple(entry.weight for entry in config.data.train),
+            weights=tuple(entry.weight for entry in train),
+            max_samples=tuple(entry.max_samples for entry in train),
+            max_epochs=tuple(entry.max_epochs for entry in train),
             seed=config.seed,
             image_size=config.model.image_size,
+            fit_multiple=config.model.fit_multiple,
+            augment=config.data.augment,
+            packing=packing,
             start_step=start_step,
             stop_step=config.train.steps,
             steps_per_block=config.data.steps_per_block,
             num_workers=num_workers,
             global_batch_size=config.train.global_batch_size,
         )
+        return spec._checked()
+
+    def plan(self) -> Plan:
+        """The order of samples."""
+        return Plan(self.seed, self.num_rows, self.weights, self.max_samples, self.max_epochs)
+
+    def _checked(self) -> DataSpec:
+        """The spec with its packs counted, once it is clear that there is data for every step."""
+        plan, spec = self.plan(), self
+        if self.packing is None:
+            steps = None if plan.length is None else plan.length // self.global_batch_size
+        else:
+            packs = packed_plan(plan, self.folders, self.packing, rows_per_step=self.global_batch_size)
+            first_packs = count_packs(packs, self.folders, self.stop_step)
+            spec = replace(self, packing=replace(self.packing, first_packs=first_packs))
+            steps = packs.num_steps()
+        if steps is not None and self.stop_step > steps:
+            raise ConfigError(
+                f"train.steps={self.stop_step} of {self.global_batch_size} need more samples than the sets give:"
+                f" with data.train's max_epochs they last for {steps} steps",
+                f"--set train.steps={steps}, or raise max_epochs of a set" if steps else "raise max_epochs of a set",
+            )
+        return spec
 
     @property
-    def num_samples(self) -> int:
+    def num_rows_read(self) -> int:
+        """Rows of the stream: samples, or packs."""
         return (self.stop_step - self.start_step) * self.global_batch_size
 
     @property
-    def sample_bytes(self) -> int:
-        """Size of a decoded sample."""
-        return 3 * self.image_size**2 + _OTHER_BYTES
+    def row_bytes(self) -> int:
+        """Size of a row as it travels; of packs, about."""
+        return 3 * self.image_size**2 + _OTHER_BYTES if self.packing is None else self.packing.builder.row_bytes
 
     @property
     def num_blocks(self) -> int:
@@ -116,19 +152,22 @@ class DataSpec:
         )
 
 
-class BlockDecoder:
-    """Reads and decodes the samples at given positions of the plan."""
+class Decoder:
+    """Reads the rows of the stream at given positions; what they are made into, the subclasses say."""
+
+    columns: tuple[str, ...]
+    """Columns of the stored rows that are read."""
 
     def __init__(self, spec: DataSpec) -> None:
         configure_opencv(num_threads=1)
         self.spec = spec
-        self.plan = Plan(spec.seed, spec.num_rows, spec.weights)
+        self.plan = spec.plan()
 
     @functools.cached_property
     def readers(self) -> list[ShardReader]:
         """Readers of the sets, opened at the first block."""
         cache = DEFAULT_CACHE_BYTES // len(self.spec.folders)
-        readers = [ShardReader(folder, cache_bytes=cache, columns=STORED_COLUMNS) for folder in self.spec.folders]
+        readers = [ShardReader(folder, cache_bytes=cache, columns=self.columns) for folder in self.spec.folders]
         for reader, fingerprint in zip(readers, self.spec.fingerprints, strict=True):
             if reader.manifest.fingerprint != fingerprint:
                 raise DataError(
@@ -138,21 +177,64 @@ class BlockDecoder:
         return readers
 
     def block(self, number: int) -> Columns:
-        """The samples of one block."""
+        """The rows of one block."""
         return self.read(self.spec.block_positions(number))
 
     def read(self, positions: Int64[np.ndarray, " n"]) -> Columns:
-        """Columns of ``decode_rows``, with ``position`` and ``global_step`` (int64).
+        """The rows at these positions, with ``position`` and ``global_step`` (int64).
 
         Raises:
             DataError: a set is not the one that the run was started with, or cannot be read.
         """
-        source, row, _ = self.plan.samples_at(positions)
+        columns = self._decoded(positions)
+        return columns | {"position": positions, "global_step": positions // self.spec.global_batch_size}
+
+    def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
+        raise NotImplementedError
+
+    def _stored(self, source: Int32[np.ndarray, " n"], row: Int64[np.ndarray, " n"]) -> pa.Table:
         owners = [np.flatnonzero(source == index) for index in range(len(self.readers))]
         tables = [reader.take(row[own]) for reader, own in zip(self.readers, owners, strict=True)]
-        table = pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(owners))))
-        columns = decode_rows(table, image_size=self.spec.image_size, with_segments=False)
-        return columns | {"position": positions, "global_step": positions // self.spec.global_batch_size}
+        return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(owners))))
+
+
+class ImageDecoder(Decoder):
+    """Every row is a picture with its concepts: the columns of ``decode_rows``."""
+
+    columns = STORED_COLUMNS
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self._augmenter = None if spec.augment is None else Augmenter(spec.augment, seed=spec.seed)
+
+    def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
+        source, row, epoch = self.plan.samples_at(positions)
+        return decode_rows(
+            self._stored(source, row),
+            image_size=self.spec.image_size,
+            with_segments=False,
+            fit_multiple=self.spec.fit_multiple,
+            augmenter=self._augmenter,
+            epochs=epoch,
+        )
+
+
+class PackDecoder(Decoder):
+    """Every row is a pack of samples, as a ``PackBuilder`` makes it; positions count packs."""
+
+    def __init__(self, spec: DataSpec, packing: Packing) -> None:
+        super().__init__(spec)
+        self._builder: PackBuilder = packing.builder.open()
+        self.columns = self._builder.columns
+        self.packs = packed_plan(self.plan, spec.folders, packing, rows_per_step=spec.global_batch_size)
+
+    def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
+        return build_packs(self._builder, self.packs, positions, self._stored)
+
+
+def open_decoder(spec: DataSpec) -> Decoder:
+    """The decoder that a spec asks for."""
+    return ImageDecoder(spec) if spec.packing is None else PackDecoder(spec, spec.packing)
 
 
 # ---------------------------------------------------------------- the dataset
@@ -180,19 +262,31 @@ def check_block_size(config: TrainConfig, *, num_workers: int) -> None:
     raise ConfigError(problem, "even one step is too large: lower train.global_batch_size, or use more workers")
 
 
-def training_dataset(config: TrainConfig, *, start_step: int, num_workers: int) -> ray.data.Dataset:
+def training_dataset(
+    config: TrainConfig, *, start_step: int, num_workers: int, packing: Packing | None = None
+) -> ray.data.Dataset:
     """The samples of a run from ``start_step`` on, for ``num_workers`` ranks; call it whenever workers start.
 
+    Args:
+        config: of the run; for packs ``train.global_batch_size`` and ``train.micro_batch_size`` count packs.
+        start_step: first step.
+        num_workers: ranks that share every step.
+        packing: makes every row of the dataset a pack of samples.
+
     Raises:
-        ConfigError: blocks would be too large.
-        DataError: a set is missing.
+        ConfigError: blocks would be too large, or the capped sets have too few samples for all steps.
+        DataError: a set is missing; see ``DataSpec.of`` for packs.
     """
     import ray.data
 
-    check_block_size(config, num_workers=num_workers)
-    spec = DataSpec.of(config, start_step=start_step, num_workers=num_workers)
+    context = data_context()
+    if packing is None:
+        check_block_size(config, num_workers=num_workers)
+    else:
+        context.target_max_block_size = None  # packs differ in size: no block is cut, whatever the size
+    spec = DataSpec.of(config, start_step=start_step, num_workers=num_workers, packing=packing)
     blocks = max(num_workers, spec.num_blocks)  # past the last step: empty blocks, because Ray cannot split nothing
-    with ray.data.DataContext.current(data_context()):
+    with ray.data.DataContext.current(context):
         return ray.data.read_datasource(
             _blocks_of(spec, blocks),
             num_cpus=config.data.decode_cpus,
@@ -215,7 +309,7 @@ def _blocks_of(spec: DataSpec, blocks: int) -> ray.data.Datasource:
             return "PlannedBlocks"
 
         def estimate_inmemory_data_size(self) -> int:
-            return spec.num_samples * spec.sample_bytes
+            return spec.num_rows_read * spec.row_bytes
 
         def get_read_tasks(
             self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -223,7 +317,7 @@ def _blocks_of(spec: DataSpec, blocks: int) -> ray.data.Datasource:
             tasks = []
             for number in range(blocks):
                 rows = len(spec.block_positions(number)) if number < spec.num_blocks else 0
-                metadata = BlockMetadata(num_rows=rows, size_bytes=rows * spec.sample_bytes, exec_stats=None)
+                metadata = BlockMetadata(num_rows=rows, size_bytes=rows * spec.row_bytes, exec_stats=None)
                 tasks.append(ray.data.ReadTask(functools.partial(_read_block, spec, number), metadata))
             return tasks
 
@@ -237,9 +331,9 @@ def _read_block(spec: DataSpec, number: int) -> list[pa.Table]:
 
 
 @functools.lru_cache(maxsize=1)
-def _decoder(spec: DataSpec) -> BlockDecoder:
+def _decoder(spec: DataSpec) -> Decoder:
     """The process's decoder, kept for its open files and cached row groups."""
-    return BlockDecoder(spec)
+    return open_decoder(spec)
 
 
 def data_context() -> ray.data.DataContext:
@@ -274,150 +368,3 @@ def setok_error(error: BaseException | None) -> SetokError | None:
             return error
         error = inner or error.__cause__
     return None
-
-
-# ---------------------------------------------------------------- batches for the loop
-
-
-class TrainingBatches:
-    """Iterates over the steps of one rank, from ``start_step`` to the end of the run.
-
-    Each step is a list of ``gradient_accumulation_steps`` micro-batches.
-
-    Args:
-        columns: micro-batches of this rank in order, as ``BlockDecoder`` makes them.
-    """
-
-    def __init__(
-        self, columns: Iterable[Mapping[str, Any]], config: TrainConfig, *, rank: int, start_step: int
-    ) -> None:
-        self._columns = iter(columns)
-        self._config, self._rank, self._start_step = config, rank, start_step
-        self.wait_seconds = 0.0
-        """Seconds that the loop has waited for data so far."""
-        self.num_samples = 0
-        self.num_bad = 0
-        """Samples so far that could not be decoded; they are masked in their batch."""
-        self._examples: list[str] = []
-
-    def __iter__(self) -> Iterator[list[ImageTextBatch]]:
-        for step in range(self._start_step, self._config.train.steps):
-            yield [self._micro_batch(step, index) for index in range(self._config.gradient_accumulation_steps)]
-
-    def close(self) -> None:
-        """Stop what reads ahead."""
-        close = getattr(self._columns, "close", None)
-        if close is not None:
-            close()
-
-    def _micro_batch(self, step: int, index: int) -> ImageTextBatch:
-        started = time.perf_counter()
-        try:
-            columns = next(self._columns, None)
-        except Exception as error:
-            ours = setok_error(error)
-            if ours is None:
-                raise
-            raise ours from error
-        self.wait_seconds += time.perf_counter() - started
-        if columns is None:
-            raise TrainingError(
-                f"the data ended at step {step} of {self._config.train.steps}",
-                "look for a failed data worker in Ray's logs",
-            )
-        from setok.data.collate import rows_to_batch
-
-        self._check_order(columns, step, index)
-        self._count_bad(columns)
-        return rows_to_batch(columns)
-
-    def _check_order(self, columns: Mapping[str, Any], step: int, index: int) -> None:
-        train = self._config.train
-        share = train.global_batch_size // self._config.num_ranks
-        first = step * train.global_batch_size + self._rank * share + index * train.micro_batch_size
-        got, steps = np.asarray(columns["position"]), np.asarray(columns["global_step"])
-        if (steps != step).any():
-            found = f"step {sorted(set(steps.tolist()))}"
-        elif not np.array_equal(got, np.arange(first, first + train.micro_batch_size)):
-            found = f"positions {got[:4].tolist()}… ({len(got)})"
-        else:
-            return
-        raise TrainingError(
-            f"rank {self._rank} expected step {step}, positions {first} to {first + train.micro_batch_size - 1},"
-            f" and the data gave {found}",
-            "start the run again: it resumes at its last checkpoint; if that does not help, report it with the config",
-        )
-
-    def _count_bad(self, columns: Mapping[str, Any]) -> None:
-        valid = np.asarray(columns["valid"], bool)
-        self.num_samples += len(valid)
-        self.num_bad += int((~valid).sum())
-        for index in np.flatnonzero(~valid)[: max(0, 3 - len(self._examples))]:
-            self._examples.append(f"{columns['id'][index]}: {columns['error'][index]}")
-        allowed = self._config.data.max_bad_fraction
-        if self.num_samples >= _MIN_SAMPLES and self.num_bad > allowed * self.num_samples:
-            raise DataError(
-                f"{self.num_bad} of {self.num_samples} samples cannot be decoded,"
-                f" data.max_bad_fraction={allowed:g} allows {allowed:.0%}; the first: {'; '.join(self._examples)}",
-                "ingest the set again, which leaves such pictures out, or raise data.max_bad_fraction",
-            )
-
-
-def worker_batches(shard: ray.data.DataIterator, config: TrainConfig, *, rank: int, start_step: int) -> TrainingBatches:
-    """The steps of one rank from its shard of ``training_dataset``.
-
-    Iterating raises TrainingError where the data is not at the step that the loop is at, and DataError where more than
-    ``data.max_bad_fraction`` of at least 200 samples are bad.
-    """
-    micro_batches = shard.iter_batches(
-        batch_size=config.train.micro_batch_size, prefetch_batches=_PREFETCH, batch_format="numpy"
-    )
-    return TrainingBatches(micro_batches, config, rank=rank, start_step=start_step)
-
-
-def local_batches(config: TrainConfig, *, start_step: int) -> TrainingBatches:
-    """The same batches for a run in this process (0 workers), without Ray; call ``close`` when done early.
-
-    Raises:
-        DataError: a set is missing.
-    """
-    decoder = BlockDecoder(DataSpec.of(config, start_step=start_step, num_workers=1))
-    size = config.train.micro_batch_size
-    starts = range(
-        start_step * config.train.global_batch_size, config.train.steps * config.train.global_batch_size, size
-    )
-    micro_batches = (decoder.read(np.arange(start, start + size)) for start in starts)
-    return TrainingBatches(_read_ahead(micro_batches, depth=_PREFETCH), config, rank=0, start_step=start_step)
-
-
-def _read_ahead(columns: Iterator[Columns], *, depth: int) -> Iterator[Columns]:
-    """The same items, made in a thread that is ``depth`` items ahead and ends with the iteration."""
-    items: queue.Queue[Columns | BaseException | None] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(item: Columns | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        try:
-            for item in columns:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # goes to the loop, which is the one to fail
-            put(error)
-
-    threading.Thread(target=work, name="read-ahead", daemon=True).start()
-    try:
-        while (item := items.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()

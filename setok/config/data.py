@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from setok.config.section import Section
 
@@ -30,6 +30,32 @@ class MixtureEntry(Section):
     path: str
     """Its folder, or where it lies in an object store: ``s3://bucket/sets/coco``, ``gs://…``."""
     weight: float = Field(1.0, gt=0.0)
+    max_samples: int | None = Field(None, ge=1)
+    """Use only so many of the set's records, which the seed chooses; the share stays, so they come again more often."""
+    max_epochs: int | None = Field(None, ge=1)
+    """Go through the set at most so often; after that its share goes to the other sets, by their weights."""
+
+
+class AugmentConfig(Section):
+    """Random views of the training pictures, drawn from seed, epoch and sample: the same for any number of workers."""
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    """Share of the picture's area that is cut out."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Width over height of the cut, which is then scaled to a square."""
+    flip: float = Field(0.0, ge=0.0, le=1.0)
+    """How often left and right are exchanged. Off by default: letters are mirrored too, and what a text says about left and
+    right turns wrong; records with such words are never mirrored, but not every language is known here."""
+    color_jitter: float = Field(0.0, ge=0.0, lt=1.0)
+    """Most by which brightness, contrast and saturation change, each by a factor of its own."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentConfig:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)} is no range within 0 and 1: for example [0.5, 1.0]")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio {list(self.ratio)} is no range above 0: for example [0.75, 1.33]")
+        return self
 
 
 class DataConfig(Section):
@@ -40,12 +66,14 @@ class DataConfig(Section):
     """Steps of one rank that travel in one Ray Data block: more means less overhead, and more memory."""
     decode_workers: int = Field(1, ge=1)
     decode_cpus: float = Field(0.5, gt=0.0)
+    augment: AugmentConfig | None = None
+    """``null`` shows the square in the middle of every picture, as evaluation always does."""
     max_bad_fraction: float = Field(0.05, ge=0.0, le=1.0)
     """Stop when a larger share of the samples cannot be decoded."""
 
 
 class ScenesConfig(Section):
-    """Generated pictures with known truth, for a machine without any data, in the layout of COCO."""
+    """Generated pictures with known truth, for a machine without any data, in the layouts of real data sets."""
 
     train: int = Field(20_000, ge=1)
     """Pictures to learn from; no test picture is among them."""
@@ -54,3 +82,5 @@ class ScenesConfig(Section):
     """``hard``: two-tone and textured objects, neighbours of one colour, distracting backgrounds."""
     image_size: int = Field(64, ge=16)
     seed: int = Field(1, ge=0)
+    layouts: tuple[str, ...] = ("coco",)
+    """Data sets in whose layouts they are written: coco, vqav2, gqa, refcoco, instructpix2pix, magicbrush, imagenet."""

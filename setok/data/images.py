@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
-from jaxtyping import Int32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Bool, Int32, UInt8
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from setok.data import rle
+from setok.data.geometry import View, centre_square
 from setok.data.schema import Mask
 from setok.errors import DataError
 
@@ -47,17 +49,8 @@ def decode_image(
     Raises:
         DataError: empty, truncated, not a picture, or too large; the part of the text before ``:`` is the kind.
     """
-    if not data:
-        raise DataError("empty file: zero bytes", _REMEDY)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the stricter rule
-        with _open(data) as header:
-            _check_size(header.size, max_side)
-            if header.format == "JPEG" and header.mode in ("L", "RGB"):
-                pixels = _decode_jpeg(data, header.size, target_size)
-                if pixels is not None:
-                    return pixels
-            return _decode_with_pillow(header)
+    with _checked(data, max_side) as header:
+        return _decode(header, data, target_size)
 
 
 def upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
@@ -69,24 +62,66 @@ def upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     return _decode_with_pillow(image)
 
 
-def decode_and_resize(data: bytes, size: int, *, max_side: int = DEFAULT_MAX_SIDE) -> UInt8[np.ndarray, "3 size size"]:
-    """RGB pixels of the centre square of a picture: the shorter side scaled to ``size``, the longer one cropped.
+def decode_and_resize(
+    data: bytes,
+    size: int,
+    *,
+    max_side: int = DEFAULT_MAX_SIDE,
+    view: Callable[[int, int], View] = centre_square,
+    colours: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> UInt8[np.ndarray, "3 size size"]:
+    """RGB pixels of a part of a picture, scaled to a square.
 
-    Shrinking averages areas, enlarging interpolates linearly.
+    Shrinking to less than three quarters averages areas. Anything else interpolates linearly: on COCO at 4/5 that is as
+    near to a Lanczos filter (39 dB) and takes less than half the time.
+
+    Args:
+        data: the file's bytes.
+        size: side of the square.
+        max_side: longest side allowed, in pixels.
+        view: the part, from the upright picture's height and width; by default the largest square in its middle.
+        colours: applied to the scaled pixels, uint8 [size, size, 3].
 
     Raises:
         DataError: as ``decode_image``.
     """
-    pixels = decode_image(data, max_side=max_side, target_size=size)
-    rows, columns = _centre_square(*pixels.shape[:2])
-    square = pixels[rows, columns]
-    if len(square) != size:
-        shrinking = len(square) > size
-        square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    square, part = decode_view(data, size, max_side=max_side, view=view)
+    if square.shape[:2] != (size, size):
+        averaging = 3 * max(square.shape[:2]) > 4 * size
+        square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if averaging else cv2.INTER_LINEAR)
+    if part.flip:
+        square = square[:, ::-1]
+    if colours is not None:
+        square = colours(np.ascontiguousarray(square))
     return np.ascontiguousarray(square.transpose(2, 0, 1))
 
 
-def segment_map(segments: Sequence[Mask], size: int) -> Int32[np.ndarray, "size size"]:
+def decode_view(
+    data: bytes, size: int, *, max_side: int = DEFAULT_MAX_SIDE, view: Callable[[int, int], View]
+) -> tuple[UInt8[np.ndarray, "height width 3"], View]:
+    """RGB pixels of a part of a picture, not yet scaled nor mirrored, and which part it is.
+
+    Args:
+        data: the file's bytes.
+        size: what the part's shorter side will be scaled to; a JPEG may be decoded at a reduced scale that suffices for it.
+        max_side: longest side allowed, in pixels.
+        view: the part, from the upright picture's height and width.
+
+    Raises:
+        DataError: as ``decode_image``.
+    """
+    with _checked(data, max_side) as header:
+        part = view(*_upright_size(header))
+        rows, columns = part.crop(*_upright_size(header))
+        shown = min(rows.stop - rows.start, columns.stop - columns.start)
+        pixels = _decode(header, data, -(-size * min(header.size) // shown))
+    rows, columns = part.crop(*pixels.shape[:2])
+    return pixels[rows, columns], part
+
+
+def segment_map(
+    segments: Sequence[Mask], size: int, *, view: Callable[[int, int], View] = centre_square
+) -> Int32[np.ndarray, "size size"]:
     """Index of the segment at every pixel, -1 where there is none, in the geometry of ``decode_and_resize``.
 
     The nearest pixel is taken; where segments overlap the later one wins.
@@ -98,22 +133,54 @@ def segment_map(segments: Sequence[Mask], size: int) -> Int32[np.ndarray, "size 
     if not segments:
         return labels
     height, width = segments[0].height, segments[0].width
-    rows, columns = _centre_square(height, width)
-    side = rows.stop - rows.start
-    nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
-    grid = np.ix_(rows.start + nearest, columns.start + nearest)
     for index, segment in enumerate(segments):
         if (segment.height, segment.width) != (height, width):
             sizes = f"{height} × {width} and {segment.height} × {segment.width}"
             raise DataError(f"broken mask: segments of one picture have sizes {sizes}", _REMEDY)
-        labels[rle.decode(segment.counts, height, width)[grid]] = index
+        labels[mask_map(segment, size, view=view)] = index
     return labels
 
 
-def _centre_square(height: int, width: int) -> tuple[slice, slice]:
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return slice(top, top + side), slice(left, left + side)
+def mask_map(
+    mask: Mask, size: int, *, view: Callable[[int, int], View] = centre_square
+) -> Bool[np.ndarray, "size size"]:
+    """Where a region is, in the geometry of ``decode_and_resize``; the nearest pixel is taken.
+
+    Raises:
+        DataError: the runs do not fit the mask's size.
+    """
+    whole = rle.decode(mask.counts, mask.height, mask.width)
+    return whole[np.ix_(*view(mask.height, mask.width).nearest(mask.height, mask.width, size))].astype(bool)
+
+
+@contextmanager
+def _checked(data: bytes, max_side: int) -> Iterator[Image.Image]:
+    """A picture whose header alone was read, and whose size is allowed."""
+    if not data:
+        raise DataError("empty file: zero bytes", _REMEDY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the stricter rule
+        with _open(data) as header:
+            _check_size(header.size, max_side)
+            yield header
+
+
+def _decode(header: Image.Image, data: bytes, target_size: int | None) -> UInt8[np.ndarray, "height width 3"]:
+    if header.format == "JPEG" and header.mode in ("L", "RGB"):
+        pixels = _decode_jpeg(data, header.size, target_size)
+        if pixels is not None:
+            return pixels
+    return _decode_with_pillow(header)
+
+
+def _upright_size(header: Image.Image) -> tuple[int, int]:
+    """Height and width once the picture is turned as its EXIF says."""
+    width, height = header.size
+    try:
+        lying = header.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError):
+        return height, width  # of broken EXIF; the decoders ignore it too
+    return (width, height) if lying else (height, width)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -145,10 +212,11 @@ def _check_size(size: tuple[int, int], max_side: int) -> None:
 
 
 _REDUCED = (
-    (8, cv2.IMREAD_REDUCED_COLOR_8),
-    (4, cv2.IMREAD_REDUCED_COLOR_4),
-    (2, cv2.IMREAD_REDUCED_COLOR_2),
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
 )
+"""The flags named after gray pictures stand for the scale alone, to which the flag for RGB adds the colours."""
 
 
 def _decode_jpeg(
@@ -157,14 +225,14 @@ def _decode_jpeg(
     """Pixels turned upright by OpenCV; ``None`` where it cannot decode, or might pass over a missing end."""
     if b"\xff\xd9" not in data[-64:]:
         return None
-    flag = cv2.IMREAD_COLOR
+    flag = cv2.IMREAD_COLOR_RGB
     if target_size is not None:
         flag = next((flag for factor, flag in _REDUCED if min(size) >= 2 * factor * target_size), flag)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         return None
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels
 
 
 def _decode_with_pillow(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -247,8 +247,9 @@ def _answered(record: Record, messages: list[Message], config: SequenceConfig) -
     while record.choices and messages and messages[-1].role == "assistant":
         messages.pop()
     messages = _with_manner(record, messages, config)
-    if messages and messages[-1].role == "user" and record.answers:
-        said = Counter(record.answers).most_common(1)[0][0]
+    given = [answer for answer in record.answers if answer.strip()]
+    if messages and messages[-1].role == "user" and given:
+        said = Counter(given).most_common(1)[0][0]
         if record.choices:
             if record.answers[0] not in record.choices:
                 raise DataError(f"no right choice: {record.answers[0]!r} is none of {record.choices}", _REMEDY)

@@ -12,17 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_jobs.dataset import (
-    MAX_BLOCK_BYTES,
-    TrainingBatches,
-    check_block_size,
-    local_batches,
-    setok_error,
-    training_dataset,
-    worker_batches,
-)
+from ray_jobs.batches import TrainingBatches, local_batches, worker_batches
+from ray_jobs.dataset import MAX_BLOCK_BYTES, DataSpec, ImageDecoder, check_block_size, setok_error, training_dataset
 from setok.batch import ImageTextBatch
 from setok.config import TrainConfig, build
+from setok.data.collate import rows_to_batch
 from setok.data.plan import Plan
 from setok.data.schema import EncodedImage, Manifest, Record
 from setok.data.shards import write_shard
@@ -31,7 +25,7 @@ from setok.errors import ConfigError, DataError, TrainingError
 ROWS = (23, 9)
 BAD = 4
 """Row of the first set whose picture is junk."""
-SIZE, STEPS, GLOBAL_BATCH = 16, 11, 8
+SIZE, STEPS, GLOBAL_BATCH = 16, 11, 24
 
 
 def png(value: int) -> bytes:
@@ -68,13 +62,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [write_set(root / "a", 0, bad=(BAD,)), write_set(root / "b", 1)]
 
 
-def train_config(folders: list[str], *, num_workers: int, **changes: Any) -> TrainConfig:
+MIXTURES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "weights": ({}, {}),
+    "caps": ({"max_samples": 10}, {"max_epochs": 3}),
+}
+"""Caps of the two sets; in the second mixture the second set leaves within the run."""
+
+
+def train_config(folders: list[str], *, num_workers: int, mixture: str = "weights", **changes: Any) -> TrainConfig:
     tree: dict[str, Any] = {
         "name": "test",
         "seed": 3,
         "model": {"image_size": SIZE},
         "data": {
-            "train": [{"path": folders[0], "weight": 2.0}, {"path": folders[1], "weight": 1.0}],
+            "train": [
+                {"path": folder, "weight": weight} | caps
+                for folder, weight, caps in zip(folders, (2.0, 1.0), MIXTURES[mixture], strict=True)
+            ],
             "steps_per_block": 3,
             "decode_workers": 2,
             "decode_cpus": 0.25,
@@ -87,9 +91,10 @@ def train_config(folders: list[str], *, num_workers: int, **changes: Any) -> Tra
     return build(TrainConfig, tree | changes)
 
 
-def expected_ids(start_step: int) -> list[list[str]]:
+def expected_ids(start_step: int, mixture: str = "weights") -> list[list[str]]:
     """Ids of every global batch from the plan alone."""
-    source, row, _ = Plan(3, ROWS, [2.0, 1.0]).samples(start_step * GLOBAL_BATCH, STEPS * GLOBAL_BATCH)
+    caps = [[entry.get(name) for entry in MIXTURES[mixture]] for name in ("max_samples", "max_epochs")]
+    source, row, _ = Plan(3, ROWS, [2.0, 1.0], *caps).samples(start_step * GLOBAL_BATCH, STEPS * GLOBAL_BATCH)
     ids = [f"{s}/{r}" for s, r in zip(source.tolist(), row.tolist(), strict=True)]
     return [ids[at : at + GLOBAL_BATCH] for at in range(0, len(ids), GLOBAL_BATCH)]
 
@@ -103,7 +108,7 @@ def assert_decoded(batch: ImageTextBatch) -> None:
         assert batch.concepts[index] == (f"c{row}",)
 
 
-def collect(streams: list[TrainingBatches]) -> list[list[list[ImageTextBatch]]]:
+def collect(streams: list[TrainingBatches[ImageTextBatch]]) -> list[list[list[ImageTextBatch]]]:
     """Steps of every rank, read at the same time as ranks do."""
     steps: list[list[list[ImageTextBatch]]] = [[] for _ in streams]
     threads = [
@@ -117,15 +122,18 @@ def collect(streams: list[TrainingBatches]) -> list[list[list[ImageTextBatch]]]:
     return steps
 
 
-@pytest.mark.parametrize(("num_workers", "start_step"), [(1, 5), (2, 0), (2, 5)])
+@pytest.mark.parametrize(
+    ("num_workers", "start_step", "mixture"),
+    [(1, 5, "weights"), (2, 0, "weights"), (3, 0, "caps"), (4, 7, "caps"), (2, 10, "caps")],
+)
 @pytest.mark.usefixtures("ray_local")
-def test_ranks_get_the_plan(folders: list[str], num_workers: int, start_step: int) -> None:
-    config = train_config(folders, num_workers=num_workers)
+def test_ranks_get_the_plan(folders: list[str], num_workers: int, start_step: int, mixture: str) -> None:
+    config = train_config(folders, num_workers=num_workers, mixture=mixture)
     dataset = training_dataset(config, start_step=start_step, num_workers=num_workers)
     shards = dataset.streaming_split(num_workers, equal=True)
     streams = [worker_batches(shard, config, rank=rank, start_step=start_step) for rank, shard in enumerate(shards)]
     ranks = collect(streams)
-    expected = expected_ids(start_step)
+    expected = expected_ids(start_step, mixture)
     assert [len(steps) for steps in ranks] == [STEPS - start_step] * num_workers
     for at, ids in enumerate(expected):
         batches = [batch for steps in ranks for batch in steps[at]]
@@ -134,9 +142,45 @@ def test_ranks_get_the_plan(folders: list[str], num_workers: int, start_step: in
         for batch in batches:
             assert_decoded(batch)
     bad = sum(ids.count(f"0/{BAD}") for ids in expected)
-    assert bad > 0
+    assert bad > 0 or mixture == "caps"
     assert sum(stream.num_bad for stream in streams) == bad
     assert all(stream.wait_seconds > 0 for stream in streams)
+
+
+def test_a_cap_is_reached_within_the_run_of_these_tests() -> None:
+    ids = [name for step in expected_ids(0, "caps") for name in step]
+    assert sum(name.startswith("1/") for name in ids) == 3 * ROWS[1]
+    assert len({name for name in ids if name.startswith("0/")}) == 10
+    assert not any(name.startswith("1/") for name in ids[len(ids) // 2 :])
+
+
+def test_more_steps_than_capped_sets_have_samples_for(folders: list[str]) -> None:
+    config = train_config(folders, num_workers=0)
+    capped = [entry.model_copy(update={"max_epochs": 2}) for entry in config.data.train]
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train": tuple(capped)})})
+    with pytest.raises(ConfigError, match=r"train.steps=11 of 24 need more.*2 steps\n.*--set train.steps=2"):
+        local_batches(config, start_step=0)
+
+
+def test_random_views_are_the_same_for_any_number_of_workers(folders: list[str]) -> None:
+    augment = {"scale": [0.2, 0.6], "color_jitter": 0.5}
+
+    def pixels(num_workers: int) -> dict[int, np.ndarray]:
+        config = train_config(folders, num_workers=num_workers, data={"augment": augment})
+        spec = DataSpec.of(config, start_step=2, num_workers=num_workers)
+        blocks = [ImageDecoder(spec).block(number) for number in reversed(range(spec.num_blocks))]
+        return {
+            int(position): picture
+            for block in blocks
+            for position, picture in zip(block["position"], block["pixels"], strict=True)
+        }
+
+    one, three = pixels(1), pixels(3)
+    assert len(one) == (STEPS - 2) * GLOBAL_BATCH
+    assert one.keys() == three.keys()
+    assert all((one[key] == three[key]).all() for key in one)
+    plain = DataSpec.of(train_config(folders, num_workers=1), start_step=2, num_workers=1)
+    assert any((ImageDecoder(plain).block(0)["pixels"][i] != one[2 * GLOBAL_BATCH + i]).any() for i in range(8))
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -174,7 +218,7 @@ def test_local_batches_are_the_plan(folders: list[str], start_step: int) -> None
     stream = local_batches(config, start_step=start_step)
     steps = list(stream)
     assert [[name for batch in step for name in batch.ids] for step in steps] == expected_ids(start_step)
-    assert {len(step) for step in steps} == {4}
+    assert {len(step) for step in steps} == {GLOBAL_BATCH // 2}
     for step in steps:
         for batch in step:
             assert_decoded(batch)
@@ -215,17 +259,17 @@ def columns(positions: np.ndarray, *, valid: bool = True) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("positions", "found"),
-    [([8, 9], r"step \[1\]"), ([2, 3], r"positions \[2, 3\]"), ([0], r"positions \[0\]… \(1\)")],
+    [([24, 25], r"step \[1\]"), ([2, 3], r"positions \[2, 3\]"), ([0], r"positions \[0\]… \(1\)")],
 )
 def test_data_that_is_not_where_the_loop_is(folders: list[str], positions: list[int], found: str) -> None:
     config = train_config(folders, num_workers=0)
-    stream = TrainingBatches([columns(np.array(positions))], config, rank=0, start_step=0)
+    stream = TrainingBatches([columns(np.array(positions))], config, rows_to_batch, rank=0, start_step=0)
     with pytest.raises(TrainingError, match=r"rank 0 expected step 0, positions 0 to 1, and the data gave " + found):
         next(iter(stream))
 
 
 def test_data_that_ends_early(folders: list[str]) -> None:
-    stream = TrainingBatches([], train_config(folders, num_workers=0), rank=0, start_step=4)
+    stream = TrainingBatches([], train_config(folders, num_workers=0), rows_to_batch, rank=0, start_step=4)
     with pytest.raises(TrainingError, match="the data ended at step 4 of 11"):
         next(iter(stream))
 
@@ -238,7 +282,7 @@ def test_too_many_bad_samples(folders: list[str]) -> None:
         for at in range(0, 100 * GLOBAL_BATCH, 2):
             yield columns(np.arange(at, at + 2), valid=at >= 40)
 
-    batches = TrainingBatches(stream(), config, rank=0, start_step=0)
+    batches = TrainingBatches(stream(), config, rows_to_batch, rank=0, start_step=0)
     with pytest.raises(
         DataError, match=r"40 of 200 samples.*max_bad_fraction=0.1 allows 10%; the first: id0: empty file.*id2: "
     ):
@@ -248,12 +292,12 @@ def test_too_many_bad_samples(folders: list[str]) -> None:
 
 def test_blocks_that_ray_would_cut(folders: list[str]) -> None:
     config = train_config(folders, num_workers=1, model={"image_size": 1024}, data={"steps_per_block": 16})
-    with pytest.raises(ConfigError, match=r"steps_per_block=16.*\n.*--set data.steps_per_block=5"):
+    with pytest.raises(ConfigError, match=r"steps_per_block=16.*\n.*--set data.steps_per_block=1"):
         check_block_size(config, num_workers=1)
     check_block_size(
-        config.model_copy(update={"data": config.data.model_copy(update={"steps_per_block": 5})}), num_workers=1
+        config.model_copy(update={"data": config.data.model_copy(update={"steps_per_block": 1})}), num_workers=1
     )
-    assert 5 * GLOBAL_BATCH * (3 * 1024**2 + 2048) <= MAX_BLOCK_BYTES
+    assert GLOBAL_BATCH * (3 * 1024**2 + 2048) <= MAX_BLOCK_BYTES
     huge = train_config(folders, num_workers=1, model={"image_size": 4096}, data={"steps_per_block": 1})
     with pytest.raises(ConfigError, match="even one step is too large"):
         check_block_size(huge, num_workers=1)

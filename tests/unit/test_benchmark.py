@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs import benchmark
+from ray_jobs import benchmark, benchmark_tokenizer
 from ray_jobs.benchmark_loop import tokens_by_loops
 from setok.config import ClusteringConfig, MergerConfig
 from setok.errors import ConfigError, TrainingError
@@ -28,7 +28,20 @@ def test_demo_size_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert row["images_per_second"] == pytest.approx(row["batch"] / spent)
         assert row["over_encoder"] == pytest.approx(spent / row["encoder"])
         assert row["over_loop"] == pytest.approx(row["loop"] / (row["clustering"] + row["merger"]))
-    assert "| demo | 2 |" in capsys.readouterr().out
+        assert row["milliseconds_per_image"] == pytest.approx(1000 * (row["clustering"] + row["merger"]) / row["batch"])
+        assert sum(part["share"] for part in row["parts"].values()) == pytest.approx(1)
+        for name in ("encoder", "clustering", "merger"):
+            assert row["parts"][name]["images_per_second"] == pytest.approx(row["batch"] / row[name])
+    assert saved["machine"]["device"] and saved["machine"]["threads"] == 1
+    out = capsys.readouterr().out
+    assert "| demo | 2 |" in out and "ms/image" in out
+
+
+def test_references_can_be_left_out_at_large_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tokenizer", "--batch", "1,3", "--repeats", "1", "--threads", "1", "--references-up-to", "2"]
+    benchmark.main(arguments)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| demo |")]
+    assert "–" not in rows[0] and rows[1].count("–") == 3  # encoder, × encoder, × loop
 
 
 @pytest.mark.parametrize("stop_mass", [2.0, 20.0])
@@ -36,7 +49,7 @@ def test_loop_makes_the_same_tokens(stop_mass: float) -> None:
     config = ClusteringConfig(sharpness=4.0, max_tokens=6, stop_mass=stop_mass)
     head = ClusteringHead(config, 16)
     merger = TokenMerger(MergerConfig(num_heads=2), 16, 16)
-    features = benchmark.planted(3, (6, 7), 16, 5, torch.Generator().manual_seed(0))
+    features = benchmark_tokenizer.planted(3, (6, 7), 16, 5, torch.Generator().manual_seed(0))
     with torch.no_grad():
         clusters = head(features)[0]
         weights = clusters.pooling_weights("soft")
@@ -46,8 +59,8 @@ def test_loop_makes_the_same_tokens(stop_mass: float) -> None:
 
 
 def test_a_loop_that_disagrees_stops_the_benchmark() -> None:
-    bench = benchmark.Bench(
-        "demo", torch.device("cpu"), torch.float32, with_encoder=False, clock=benchmark.CLOCKS["wall"]
+    bench = benchmark_tokenizer.Bench(
+        "demo", torch.device("cpu"), torch.float32, with_encoder=False, clock=benchmark_tokenizer.CLOCKS["wall"]
     )
     with pytest.raises(TrainingError, match=r"image 0: the loop's 3 tokens are not the 2"):
         bench._same(torch.zeros(1, 4, 8), torch.tensor([[True, True, False, False]]), [torch.zeros(3, 8)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from setok.data.plan import WINDOW, Plan, block_positions, derive_key, num_blocks, permute
+from setok.data.permutation import derive_key, permute
+from setok.data.plan import WINDOW, Plan, block_positions, num_blocks
 from setok.errors import ConfigError, DataError
 
 
@@ -64,10 +67,79 @@ def test_shares_are_exact_in_every_window_and_epochs_exact_in_every_source() -> 
             np.testing.assert_array_equal(np.sort(row[own & (epoch == turn)]), np.arange(rows))
 
 
+# ---------------------------------------------------------------- caps
+
+
+def test_max_samples_is_one_subset_for_all_epochs() -> None:
+    source, row, epoch = Plan(5, [1000, 50], [1.0, 1.0], max_samples=[30, None]).samples(0, 200)
+    capped = row[source == 0]
+    assert len(set(capped.tolist())) == 30
+    for turn in range(int(epoch[source == 0].max())):
+        assert sorted(capped[epoch[source == 0] == turn]) == sorted(set(capped.tolist()))
+    assert max(capped) > 500  # not the first ones of the set
+    others = set(Plan(6, [1000], [1.0], max_samples=[30]).samples(0, 30)[1].tolist())
+    assert others != set(capped.tolist())
+    whole = Plan(5, [1000], [1.0]).samples(0, 2000)
+    for more in (1000, 10**6):  # a cap that takes nothing away changes nothing
+        np.testing.assert_array_equal(Plan(5, [1000], [1.0], max_samples=[more]).samples(0, 2000)[1], whole[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.lists(st.tuples(st.integers(1, 9000), st.floats(0.05, 1.0), st.integers(1, 3)), min_size=1, max_size=4),
+)
+def test_max_epochs_is_exact_and_the_rest_goes_to_the_others(seed: int, sources: list[tuple[int, float, int]]) -> None:
+    rows, weights, epochs = ([source[i] for source in sources] for i in range(3))
+    plan = Plan(seed, rows, weights, max_epochs=epochs)
+    totals = [n * e for n, e in zip(rows, epochs, strict=True)]
+    assert plan.length == sum(totals)
+    source, row, epoch = plan.samples(0, plan.length)
+    assert np.bincount(source, minlength=len(rows)).tolist() == totals
+    for index, turns in enumerate(epochs):
+        for turn in range(turns):
+            np.testing.assert_array_equal(np.sort(row[(source == index) & (epoch == turn)]), np.arange(rows[index]))
+    order = np.argsort(np.random.default_rng(0).random(plan.length))[:50]
+    again = plan.samples_at(order.astype(np.int64))
+    for column, part in zip((source, row, epoch), again, strict=True):
+        np.testing.assert_array_equal(column[order], part)
+    with pytest.raises(DataError, match=rf"position {plan.length} of a plan of {plan.length} samples"):
+        plan.samples(plan.length, plan.length + 1)
+
+
+def test_a_capped_source_leaves_after_its_last_sample_and_not_before() -> None:
+    free, capped = (
+        Plan(5, [2000, 7000, 900], [0.5, 0.3, 0.2]),
+        Plan(5, [2000, 7000, 900], [0.5, 0.3, 0.2], max_epochs=[5, None, None]),
+    )
+    assert capped.length is None
+    source = capped.samples(0, 40 * WINDOW)[0]
+    end = int(np.flatnonzero(source == 0)[9_999]) + 1
+    assert not (source[end:] == 0).any()
+    for one, other in zip(capped.samples(0, end), free.samples(0, end), strict=True):
+        np.testing.assert_array_equal(one, other)  # until then as if there were no cap
+    for at in range(end, end + 3 * WINDOW, WINDOW):  # and then 3 : 2 in windows that start there
+        shares = np.bincount(source[at : at + WINDOW], minlength=3)
+        np.testing.assert_allclose(shares / WINDOW, [0, 0.6, 0.4], atol=1 / WINDOW)
+    later = capped.samples(end, end + 30 * WINDOW)
+    first = capped.samples(0, end)
+    for index in (1, 2):  # their own epochs go on where they were
+        draws = np.concatenate([part[1][part[0] == index] for part in (first, later)])
+        rows = capped.num_rows[index]
+        for turn in range(len(draws) // rows):
+            np.testing.assert_array_equal(np.sort(draws[turn * rows : (turn + 1) * rows]), np.arange(rows))
+
+
+def test_both_caps_together() -> None:
+    source, row, _ = (plan := Plan(1, [100, 100], [1.0, 1.0], [10, None], [3, 1])).samples(0, 130)
+    assert plan.length == 130
+    assert sorted(np.unique(row[source == 0], return_counts=True)[1].tolist()) == [3] * 10
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**7), st.integers(1, 200))
 def test_samples_do_not_depend_on_where_one_starts(start: int, length: int) -> None:
-    plan = Plan(11, [1234, 77], [2.0, 1.0])
+    plan = Plan(11, [1234, 77, 900], [2.0, 1.0, 2.0], [None, 50, None], [None, None, 1000])
     whole = plan.samples(start, start + length)
     cut = length // 3
     parts = [plan.samples(start, start + cut), plan.samples(start + cut, start + length)]
@@ -94,8 +166,15 @@ def test_golden_positions() -> None:
 
 
 def test_a_million_rows() -> None:
-    _, row, _ = Plan(0, [1_000_000], [1.0]).samples(0, 1_000_000)
-    assert np.bincount(row).tolist().count(1) == 1_000_000
+    seen = np.zeros(1_000_000, np.uint8)
+    tracemalloc.start()
+    plan = Plan(0, [1_000_000], [1.0])
+    for start in range(0, 1_000_000, WINDOW):
+        seen[plan.samples(start, min(start + WINDOW, 1_000_000))[1]] += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (seen == 1).all()
+    assert peak < 20e6
 
 
 @pytest.mark.parametrize("start_step", [0, 13])
@@ -126,5 +205,9 @@ def test_what_no_plan_can_do() -> None:
         Plan(0, [5], [0.0])
     with pytest.raises(ConfigError, match="2 sources have 1 weights"):
         Plan(0, [5, 5], [1.0])
+    with pytest.raises(ConfigError, match="1 sources have 1 weights, 2 max_samples"):
+        Plan(0, [5], [1.0], [1, 2])
+    with pytest.raises(ConfigError, match="source 0 of the mixture has max_epochs 0"):
+        Plan(0, [5], [1.0], max_epochs=[0])
     with pytest.raises(ConfigError, match="global batch of 10 does not divide among 4"):
         block_positions(0, start_step=0, steps_per_block=1, num_workers=4, global_batch_size=10)

@@ -18,7 +18,11 @@ from setok.models.clustering.cosine_graph import cosine_graph
 from setok.models.clustering.density_peaks import density_peak_scores, squared_distances
 from setok.models.clustering.dpc_knn import dpc_knn
 from setok.models.clustering.fixed import grid_cells, kmeans
+from setok.models.clustering.regions import split_regions
 from setok.models.clustering.stick_breaking import stick_breaking
+
+NOT_FINITE = "the features to cluster hold NaN or infinity"
+_NOT_FINITE_REMEDY = "lower the learning rate, or look for broken weights: training diverged or a checkpoint is damaged"
 
 
 def cluster(
@@ -46,7 +50,8 @@ def cluster(
     features = F.normalize(features.float(), dim=-1)
     require_finite(features)
     if config.method in ("stick_breaking", "dpc_knn", "cosine_graph"):
-        return _by_distance(squared_distances(features), config, patch_mask)
+        found = _by_distance(squared_distances(features), config, patch_mask)
+        return _cut(found, config, grid)
     real = (
         torch.ones(features.shape[:2], dtype=torch.bool, device=features.device) if patch_mask is None else patch_mask
     )
@@ -93,17 +98,33 @@ def cluster_distances(
     return _by_distance(distances, config, patch_mask)
 
 
+def _cut(clusters: Clusters, config: ClusteringConfig, grid: tuple[int, int] | None) -> Clusters:
+    """Into connected regions, where the config asks for that."""
+    if not config.split_regions:
+        return clusters
+    if grid is None:
+        raise ConfigError(
+            f"clustering.split_regions={config.split_regions} needs to know where patches lie, and no grid was given",
+            "pass grid=(rows, columns)",
+        )
+    return split_regions(clusters, grid, min_patches=config.split_regions, max_tokens=config.max_tokens)
+
+
 def require_finite(values: Tensor) -> None:
-    """Stop on NaN and infinity. One reduction; left out of compiled graphs, which it would break in two.
+    """Stop on NaN and infinity, by one reduction.
+
+    A compiled graph cannot raise this error: on a CPU it stops with torch's RuntimeError, on a GPU it does not look, since an
+    assertion there would end the process's use of the device.
 
     Raises:
         TrainingError: a value is not finite.
     """
-    if not torch.compiler.is_compiling() and not torch.isfinite(values.detach().sum()):
-        raise TrainingError(
-            "the features to cluster hold NaN or infinity",
-            "lower the learning rate, or look for broken weights: training diverged or a checkpoint is damaged",
-        )
+    finite = torch.isfinite(values.detach().sum())
+    if not torch.compiler.is_compiling():
+        if not finite:
+            raise TrainingError(NOT_FINITE, _NOT_FINITE_REMEDY)
+    elif values.device.type == "cpu":
+        torch._assert_async(finite, NOT_FINITE)
 
 
 def _by_distance(

@@ -1,29 +1,23 @@
-"""A stage knows the science of one training run: which modules learn, what a batch must know of the others, and the loss.
-
-The loop (ray_jobs/loop.py) knows the machine: it calls ``prepare`` on all micro-batches of a step, then gives each active
-module its turn over them.
-"""
+"""Stage 1: SeTok learns to paint pictures from its tokens, and tokens learn the concepts of the pictures."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext, VisualTokens
-from setok.checkpoint import load_model
 from setok.collectives import all_gather_rows, all_reduce_sum
 from setok.config import TrainConfig
 from setok.losses import (
     adaptive_adversarial_weight,
     concept_contrast,
     hinge_discriminator,
+    mean_over,
     patch_statistics,
     pixel_loss,
 )
@@ -32,32 +26,12 @@ from setok.models.detokenizer import Painting
 from setok.models.discriminator import Discriminator
 from setok.models.distillation import FeatureTeacher
 from setok.models.flow import flow_loss
-from setok.models.layers import Block, CrossBlock
 from setok.models.perceptual import Perceptual, load_perceptual
 from setok.models.tokenizer import SeTok, patchify
 from setok.optim import build_optimizer
-
-TEACHER = "teacher."
-"""Names of the weights of the frozen copy that distillation keeps to."""
+from setok.stages.base import block_matrices, freeze
 
 logger = logging.getLogger(__name__)
-
-
-class Stage(Protocol):
-    """What the loop needs of a stage."""
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """Learning modules in the order of their turns; ``modules[name](batch, context)`` gives a ``LossOutput``."""
-
-    def prepare(self, micro_batches: Sequence[ImageTextBatch], *, step: int) -> list[StepContext]:
-        """What each micro-batch must know of the whole step; a collective over all ranks."""
-
-    def is_active(self, name: str, step: int) -> bool:
-        """Whether a module takes its turn at this step."""
-
-    def optimizer(self, name: str) -> torch.optim.Optimizer:
-        """A new optimizer of a module's trainable parameters."""
 
 
 class TokenizerTask(nn.Module):
@@ -84,31 +58,36 @@ class TokenizerTask(nn.Module):
         # In a tuple, so that it is not registered: the discriminator learns in a turn of its own.
         self.critic: tuple[Discriminator, ...] = ()
         self.perceptual: Perceptual | None = None  # the stage loads it: inference does without
-        _freeze(self, config)
+        freeze(self, config)
 
     def forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
         """This micro-batch's share of the global mean loss."""
+        patch_mask, real = self.tokenizer.patch_mask(batch.pixel_values, batch.sizes), batch.pixel_mask
         with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
-            encoded = self.tokenizer.encoder(batch.pixel_values)
-            visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values)
-            strayed = self.teacher(batch.pixel_values, encoded) if self.loss.distillation else None
+            encoded = self.tokenizer.encoder(batch.pixel_values, patch_mask)
+            visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values, patch_mask=patch_mask)
+            strayed = self.teacher(batch.pixel_values, encoded, patch_mask) if self.loss.distillation else None
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
-            painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size)
+            painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size, batch.sizes)
             target = batch.pixel_values.float() / 255
-            flow = self._flow(painting, target, visual, batch.ids, context.step)
+            flow = self._flow(painting, target, visual, batch, context.step)
+        painted = painting.pixels if real is None else torch.where(real, painting.pixels, target)
 
         def share(per_image: Float[Tensor, " batch"], total: float) -> Float[Tensor, ""]:
             return (per_image * batch.valid).sum() / max(total, 1.0)
 
         parts = {
-            "l1": share(pixel_loss(painting.pixels, target, 1), context.num_images),
-            "l2": share(pixel_loss(painting.pixels, target, 2), context.num_images),
+            "l1": share(pixel_loss(painted, target, 1, real), context.num_images),
+            "l2": share(pixel_loss(painted, target, 2, real), context.num_images),
         }
         if flow is not None:
             parts["flow"] = share(flow, context.num_images)
         reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
         if self.perceptual is not None:
-            parts["perceptual"] = share(self.perceptual(painting.pixels, target), context.num_images)
+            distance = self.perceptual(painted, target)
+            if real is not None:  # padding is alike in both, so the mean over the canvas is too small
+                distance = distance * real[0].numel() / real.flatten(1).sum(1)
+            parts["perceptual"] = share(distance, context.num_images)
             reconstruction = reconstruction + self.loss.perceptual * parts["perceptual"]
         if self.loss.contrast and context.concepts is not None:
             tokens = self.contrast(visual.tokens.float())
@@ -117,7 +96,7 @@ class TokenizerTask(nn.Module):
             parts["contrast"] = share(loss, context.num_concepts)
         if self.loss.feature_target:
             parts["feature_target"] = share(
-                self._feature_target(visual.features, target, visual.grid), context.num_images
+                self._feature_target(visual.features, target, visual.grid, patch_mask), context.num_images
             )
         if strayed is not None:
             parts["distillation"] = share(strayed, context.num_images)
@@ -132,16 +111,16 @@ class TokenizerTask(nn.Module):
             if name in parts
         )
         if self.critic and context.step >= self.loss.adversarial_start_step:
-            per_image = -self._judge(painting.pixels)
+            per_image = -self._judge(painted, real)
             parts["adversarial"] = share(per_image, context.num_images)
             total = (
                 total + self._adversarial_weight(reconstruction, parts["adversarial"], painting) * parts["adversarial"]
             )
-        pixels = painting.pixels.detach().clamp(0, 1)
+        pixels = painted.detach().clamp(0, 1)
         context.reconstruction = pixels
         detached = {name: value.detach() for name, value in parts.items()}
         detached["tokens"] = share(visual.counts.float(), context.num_images)
-        detached["psnr"] = share(-10 * pixel_loss(pixels, target, 2).clamp_min(1e-10).log10(), context.num_images)
+        detached["psnr"] = share(-10 * pixel_loss(pixels, target, 2, real).clamp_min(1e-10).log10(), context.num_images)
         return LossOutput(
             loss=total, parts=detached, reconstruction=pixels, assignment=visual.assignment, grid=visual.grid
         )
@@ -151,33 +130,37 @@ class TokenizerTask(nn.Module):
         painting: Painting,
         target: Float[Tensor, "batch 3 height width"],
         visual: VisualTokens,
-        ids: Sequence[str],
+        batch: ImageTextBatch,
         step: int,
     ) -> Float[Tensor, " batch"] | None:
         """Flow matching, where there is a flow decoder; its random numbers come from seed, step and sample id."""
         head = self.tokenizer.detokenizer.flow
         if head is None:
             return None
-        keys = [f"{self.seed}/{step}/{name}" for name in ids]
-        return flow_loss(head, painting.pixels, target, visual.tokens, visual.mask, keys)
+        keys = [f"{self.seed}/{step}/{name}" for name in batch.ids]
+        return flow_loss(head, painting.pixels, target, visual.tokens, visual.mask, keys, batch.sizes)
 
     def _feature_target(
         self,
         features: Float[Tensor, "batch patches feature"],
         target: Float[Tensor, "batch 3 height width"],
         grid: tuple[int, int],
+        patch_mask: Bool[Tensor, "batch patches"] | None,
     ) -> Float[Tensor, " batch"]:
+        real = None if patch_mask is None else patch_mask.unsqueeze(-1)
         with torch.autocast(features.device.type, enabled=False):
             predicted = self.feature_target(features) + 0.5
-            statistics = patch_statistics(patchify(target, grid), grid, self.loss.feature_statistics)
-            return pixel_loss(predicted, statistics, 1) + 5 * pixel_loss(predicted, statistics, 2)
+            statistics = patch_statistics(patchify(target, grid), grid, self.loss.feature_statistics, patch_mask)
+            return pixel_loss(predicted, statistics, 1, real) + 5 * pixel_loss(predicted, statistics, 2, real)
 
-    def _judge(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    def _judge(
+        self, pixels: Float[Tensor, "batch 3 height width"], real: Bool[Tensor, "batch 1 height width"] | None
+    ) -> Float[Tensor, " batch"]:
         """Mean logit of every picture; gradients reach the pixels and not the discriminator, whose turn is another."""
         critic = self.critic[0].requires_grad_(False)
-        logits = critic(pixels * 2 - 1).flatten(1).mean(1)
+        logits = critic(pixels * 2 - 1)
         critic.requires_grad_(True)
-        return logits
+        return mean_over(logits, _inside(real, logits))
 
     def _adversarial_weight(
         self, reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], painting: Painting
@@ -209,7 +192,8 @@ class DiscriminatorTask(nn.Module):
         assert context.reconstruction is not None, "the model's turn comes first"
         real = self.discriminator(batch.pixel_values.float() / 127.5 - 1)
         fake = self.discriminator(context.reconstruction * 2 - 1)
-        loss = (hinge_discriminator(real, fake) * batch.valid).sum() / max(context.num_images, 1.0)
+        inside = _inside(batch.pixel_mask, real)
+        loss = (hinge_discriminator(real, fake, inside) * batch.valid).sum() / max(context.num_images, 1.0)
         return LossOutput(loss=loss, parts={"discriminator": loss.detach()})
 
 
@@ -283,41 +267,16 @@ class TokenizerStage:
         return build_optimizer(module.named_parameters(), optim, matrices=block_matrices(module))
 
 
+def _inside(
+    real: Bool[Tensor, "batch 1 height width"] | None, logits: Float[Tensor, "batch 1 rows columns"]
+) -> Bool[Tensor, "batch 1 rows columns"] | None:
+    """Which of the discriminator's places have their middle in the picture, and not in the padding."""
+    if real is None:
+        return None
+    return nn.functional.interpolate(real.float(), size=logits.shape[-2:], mode="nearest-exact") > 0
+
+
 @functools.cache
 def _say_once(message: str) -> None:
     """Log a warning the first time only: a run builds its stage to be described, and again to be trained."""
     logger.warning(message)
-
-
-def build_stage(config: TrainConfig) -> Stage:
-    """The stage that ``config`` describes, with freshly initialised (or pretrained) modules."""
-    return TokenizerStage(config)
-
-
-def load_initial_weights(source: Path, module: nn.Module, name: str) -> None:
-    """A new run's weights from another run's checkpoint; the copy that distillation keeps to is one of these weights.
-
-    Raises:
-        CheckpointError: the checkpoint is of another model.
-    """
-    # From the running average, where there is one: it is the better model.
-    load_model(source, module, name, skip=TEACHER, average=True)
-    if isinstance(module, TokenizerTask) and module.loss.distillation:
-        module.teacher.follow(module.tokenizer.encoder)
-
-
-def block_matrices(module: nn.Module) -> frozenset[str]:
-    """Names of the weight matrices inside transformer blocks: what Muon is meant for."""
-    names = set()
-    for prefix, child in module.named_modules():
-        if isinstance(child, (Block, CrossBlock)):
-            names |= {f"{prefix}.{name}" for name, p in child.named_parameters() if p.ndim == 2}
-    return frozenset(names)
-
-
-def _freeze(module: nn.Module, config: TrainConfig) -> None:
-    """Parts whose learning-rate scale is 0 are frozen and never reach the optimizer."""
-    frozen = {part for part, scale in config.optim.learning_rate_scale.items() if scale == 0}
-    for name, parameter in module.named_parameters():
-        if frozen & set(name.split(".")):
-            parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The one way from a checkpoint to results, for evaluation, serving and notebooks."""
+"""From a tokenizer run to tokens, reconstructions and concept scores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reconstruction:
     was trained without concept contrast."""
 
 
-class Predictor:
+class TokenizerPredictor:
     """A trained tokenizer, ready for use: deterministic, without gradients."""
 
     def __init__(self, config: TrainConfig, task: TokenizerTask, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema"
-    ) -> Predictor:
+    ) -> TokenizerPredictor:
         """Load a run's newest good checkpoint, or the checkpoint folder itself.
 
         Args:
@@ -91,9 +91,11 @@ class Predictor:
         batch = batch.to(self.device)
         tokenizer = self._task.tokenizer
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.bf16):
-            visual = tokenizer.tokenize(batch.pixel_values, clustering)
+            visual = tokenizer.tokenize(batch.pixel_values, clustering, sizes=batch.sizes)
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
-            pixels = tokenizer.detokenize(visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps)
+            pixels = tokenizer.detokenize(
+                visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps, sizes=batch.sizes
+            )
         scores = self._score(visual, concepts) if concepts and self.knows_concepts else None
         return Reconstruction(pixels=pixels.float().clamp(0, 1), tokens=visual, concept_scores=scores)
 

@@ -1,0 +1,226 @@
+"""Batches for the loop, from the columns that data workers make: in order, counted, and refused where they are wrong."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from ray_jobs.dataset import DataSpec, open_decoder, setok_error
+from ray_jobs.packs import Packing
+from setok.config import TrainConfig
+from setok.data.decode import Columns
+from setok.errors import DataError, TrainingError
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from setok.batch import ImageTextBatch
+
+_PREFETCH = 2
+_MIN_SAMPLES = 200
+"""Bad samples are tolerated until this many have been seen."""
+
+Batch = TypeVar("Batch")
+
+
+class TrainingBatches(Generic[Batch]):
+    """Iterates over the steps of one rank, from ``start_step`` to the end of the run.
+
+    Each step is a list of ``gradient_accumulation_steps`` micro-batches.
+
+    Args:
+        columns: micro-batches of this rank in order, as the decoders of ``ray_jobs.dataset`` make them.
+        collate: makes a batch of such columns.
+    """
+
+    def __init__(
+        self,
+        columns: Iterable[Mapping[str, Any]],
+        config: TrainConfig,
+        collate: Callable[[Mapping[str, Any]], Batch],
+        *,
+        rank: int,
+        start_step: int,
+    ) -> None:
+        self._columns = iter(columns)
+        self._collate = collate
+        self._config, self._rank, self._start_step = config, rank, start_step
+        self.wait_seconds = 0.0
+        """Seconds that the loop has waited for data so far."""
+        self.num_samples = 0
+        self.num_bad = 0
+        """Samples so far that could not be decoded; they are masked in their batch."""
+        self._examples: list[str] = []
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        for step in range(self._start_step, self._config.train.steps):
+            yield [self._micro_batch(step, index) for index in range(self._config.gradient_accumulation_steps)]
+
+    def close(self) -> None:
+        """Stop what reads ahead."""
+        close = getattr(self._columns, "close", None)
+        if close is not None:
+            close()
+
+    def _micro_batch(self, step: int, index: int) -> Batch:
+        started = time.perf_counter()
+        try:
+            columns = next(self._columns, None)
+        except Exception as error:
+            ours = setok_error(error)
+            if ours is None:
+                raise
+            raise ours from error
+        self.wait_seconds += time.perf_counter() - started
+        if columns is None:
+            raise TrainingError(
+                f"the data ended at step {step} of {self._config.train.steps}",
+                "look for a failed data worker in Ray's logs",
+            )
+        self._check_order(columns, step, index)
+        self._count_bad(columns)
+        return self._collate(columns)
+
+    def _check_order(self, columns: Mapping[str, Any], step: int, index: int) -> None:
+        train = self._config.train
+        share = train.global_batch_size // self._config.num_ranks
+        first = step * train.global_batch_size + self._rank * share + index * train.micro_batch_size
+        got, steps = np.asarray(columns["position"]), np.asarray(columns["global_step"])
+        if (steps != step).any():
+            found = f"step {sorted(set(steps.tolist()))}"
+        elif not np.array_equal(got, np.arange(first, first + train.micro_batch_size)):
+            found = f"positions {got[:4].tolist()}… ({len(got)})"
+        else:
+            return
+        raise TrainingError(
+            f"rank {self._rank} expected step {step}, positions {first} to {first + train.micro_batch_size - 1},"
+            f" and the data gave {found}",
+            "start the run again: it resumes at its last checkpoint; if that does not help, report it with the config",
+        )
+
+    def _count_bad(self, columns: Mapping[str, Any]) -> None:
+        names, errors = _samples(columns)
+        self.num_samples += len(errors)
+        for name, error in zip(names, errors, strict=True):
+            if error:
+                self.num_bad += 1
+                if len(self._examples) < 3:
+                    self._examples.append(f"{name}: {error}")
+        allowed = self._config.data.max_bad_fraction
+        if self.num_samples >= _MIN_SAMPLES and self.num_bad > allowed * self.num_samples:
+            raise DataError(
+                f"{self.num_bad} of {self.num_samples} samples cannot be decoded,"
+                f" data.max_bad_fraction={allowed:g} allows {allowed:.0%}; the first: {'; '.join(self._examples)}",
+                "ingest the set again, which leaves such pictures out, or raise data.max_bad_fraction",
+            )
+
+
+def _samples(columns: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Id and error ("" where there is none) of every sample, of which a packed row has a JSON list."""
+    names, errors = ([str(text) for text in columns[name]] for name in ("id", "error"))
+    if "valid" in columns:
+        return names, errors
+    return [name for row in names for name in json.loads(row)], [error for row in errors for error in json.loads(row)]
+
+
+def _images(columns: Mapping[str, Any]) -> ImageTextBatch:
+    from setok.data.collate import rows_to_batch  # imports torch, which data workers do without
+
+    return rows_to_batch(columns)
+
+
+def worker_batches(
+    shard: ray.data.DataIterator, config: TrainConfig, *, rank: int, start_step: int
+) -> TrainingBatches[ImageTextBatch]:
+    """The steps of one rank from its shard of ``training_dataset``.
+
+    Iterating raises TrainingError where the data is not at the step that the loop is at, and DataError where more than
+    ``data.max_bad_fraction`` of at least 200 samples are bad.
+    """
+    return packed_worker_batches(shard, config, _images, rank=rank, start_step=start_step)
+
+
+def packed_worker_batches(
+    shard: ray.data.DataIterator,
+    config: TrainConfig,
+    collate: Callable[[Mapping[str, Any]], Batch],
+    *,
+    rank: int,
+    start_step: int,
+) -> TrainingBatches[Batch]:
+    """As ``worker_batches``, with batches that ``collate`` makes: of packs, if the dataset was made with ``Packing``."""
+    micro_batches = shard.iter_batches(
+        batch_size=config.train.micro_batch_size, prefetch_batches=_PREFETCH, batch_format="numpy"
+    )
+    return TrainingBatches(micro_batches, config, collate, rank=rank, start_step=start_step)
+
+
+def local_batches(config: TrainConfig, *, start_step: int) -> TrainingBatches[ImageTextBatch]:
+    """The same batches for a run in this process (0 workers), without Ray; call ``close`` when done early.
+
+    Raises:
+        DataError: a set is missing.
+    """
+    return _local(DataSpec.of(config, start_step=start_step, num_workers=1), config, _images)
+
+
+def packed_local_batches(
+    config: TrainConfig, packing: Packing, collate: Callable[[Mapping[str, Any]], Batch], *, start_step: int
+) -> TrainingBatches[Batch]:
+    """As ``local_batches``, of packs.
+
+    Raises:
+        DataError: a set or its lengths are missing, or a sample is too long.
+    """
+    return _local(DataSpec.of(config, start_step=start_step, num_workers=1, packing=packing), config, collate)
+
+
+def _local(
+    spec: DataSpec, config: TrainConfig, collate: Callable[[Mapping[str, Any]], Batch]
+) -> TrainingBatches[Batch]:
+    decoder = open_decoder(spec)
+    size = config.train.micro_batch_size
+    starts = range(spec.start_step * spec.global_batch_size, spec.stop_step * spec.global_batch_size, size)
+    micro_batches = (decoder.read(np.arange(start, start + size)) for start in starts)
+    return TrainingBatches(
+        _read_ahead(micro_batches, depth=_PREFETCH), config, collate, rank=0, start_step=spec.start_step
+    )
+
+
+def _read_ahead(columns: Iterator[Columns], *, depth: int) -> Iterator[Columns]:
+    """The same items, made in a thread that is ``depth`` items ahead and ends with the iteration."""
+    items: queue.Queue[Columns | BaseException | None] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(item: Columns | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in columns:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # goes to the loop, which is the one to fail
+            put(error)
+
+    threading.Thread(target=work, name="read-ahead", daemon=True).start()
+    try:
+        while (item := items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()

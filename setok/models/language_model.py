@@ -1,0 +1,455 @@
+"""Any causal language model of transformers, reduced to what Setokim needs: embeddings, hidden states, logits of some places.
+
+Three tokens are added: ``[Img]`` and ``[/Img]`` around a picture, ``[Seg]`` for a mask. Their embeddings start as the mean of
+the others. Where the base embeddings are frozen (LoRA, quantised weights), the three learn as differences to their rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from setok.config import LanguageModelConfig, LoraConfig
+from setok.errors import CheckpointError, ConfigError
+from setok.models.splice import attention_mask
+
+IMAGE_START, IMAGE_END, SEGMENT = SPECIAL_TOKENS = ("[Img]", "[/Img]", "[Seg]")
+_LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+"""What some models do to the output layer's logits, and the value that does nothing."""
+_NEEDED = ("inputs_embeds", "attention_mask", "position_ids", "past_key_values")
+
+
+def load_text_tokenizer(path: str | Path) -> Any:
+    """A text tokenizer of transformers with the three tokens added where it lacks them.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from transformers import AutoTokenizer  # slow to import
+
+    try:
+        with quiet_transformers():  # it would warn of a model that it does not know
+            tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"no text tokenizer can be loaded from {str(path)!r}: {error}",
+            "give a folder with tokenizer.json, or a hub id; without a network run"
+            f" `hf download {path} --local-dir FOLDER` where there is one",
+        ) from error
+    return add_special_tokens(tokenizer)
+
+
+def add_special_tokens(tokenizer: Any) -> Any:
+    """Add the three tokens where they are not; the tokenizer itself, changed."""
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False
+    )
+    return tokenizer
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """Ids of the three tokens.
+
+    Raises:
+        ConfigError: the tokenizer lacks one.
+    """
+    known = tokenizer.get_vocab()
+    if lacking := [token for token in SPECIAL_TOKENS if token not in known]:
+        raise ConfigError(
+            f"the text tokenizer has no {', '.join(lacking)}",
+            "add them with setok.models.language_model.add_special_tokens before the model is built",
+        )
+    return [known[token] for token in SPECIAL_TOKENS]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No greetings, warnings and progress bars of transformers; errors still come."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+class NewTokens(nn.Module):
+    """Differences of the new tokens' embeddings to their frozen rows: on the way in, and as logits on the way out.
+
+    Args:
+        ids: of the new tokens.
+        tied: whether the output layer has the input's rows.
+    """
+
+    def __init__(self, ids: Sequence[int], width: int, *, tied: bool) -> None:
+        super().__init__()
+        self.ids = tuple(ids)
+        self.into = nn.Parameter(torch.zeros(len(ids), width))
+        self.out = None if tied else nn.Parameter(torch.zeros(len(ids), width))
+
+    def forward(self, values: Int[Tensor, "*n"] | Float[Tensor, "*n width"]) -> Float[Tensor, "*n numbers"]:
+        """Ids to differences of embeddings (zero for other tokens), or hidden states to differences of the tokens' logits."""
+        if values.is_floating_point():
+            return values @ (self.into if self.out is None else self.out).T.to(values.dtype)
+        chosen = values.unsqueeze(-1) == torch.tensor(self.ids, device=values.device)
+        return chosen.to(self.into.dtype) @ self.into
+
+
+class LanguageModel(nn.Module):
+    """Embeddings to hidden states to logits, over samples packed in rows or one token at a time with a cache."""
+
+    def __init__(
+        self, config: LanguageModelConfig, text_tokenizer: Any, *, pretrained: bool = True, complete: bool = False
+    ) -> None:
+        """Load or make it, and let its embeddings grow to the tokenizer's vocabulary.
+
+        Args:
+            text_tokenizer: with the special tokens (``add_special_tokens``).
+            pretrained: ``False`` leaves the weights of ``config.path`` where they are, for those that come after.
+            complete: the weights have rows for the special tokens already.
+
+        Raises:
+            CheckpointError: there is no such model.
+            ConfigError: it lacks what Setokim needs, or a package or device is missing.
+        """
+        super().__init__()
+        self.config = config
+        base = _build(config, len(text_tokenizer), pretrained=pretrained)
+        _require_hooks(base, config.path or config.family)
+        self.new_ids = special_ids(text_tokenizer)
+        if not complete:
+            _grow(base, len(text_tokenizer), self.new_ids)
+        self.width: int = base.get_input_embeddings().weight.shape[1]
+        self.max_positions: int | None = getattr(base.config, "max_position_embeddings", None)
+        self.tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+        self.new_tokens: NewTokens | None = None
+        if config.train != "full":
+            base.requires_grad_(False)
+            self.new_tokens = NewTokens(self.new_ids, self.width, tied=self.tied)
+        if config.train == "lora":
+            _add_lora(base, config.lora)
+        self.base: Any = base
+
+    def embed(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
+        """Embeddings of text."""
+        embedded: Tensor = self.base.get_input_embeddings()(ids)
+        return embedded if self.new_tokens is None else embedded + self.new_tokens(ids).to(embedded.dtype)
+
+    def logits(self, hidden: Float[Tensor, "*n width"]) -> Float[Tensor, "*n vocabulary"]:
+        """Logits of the next token, in fp32."""
+        logits: Tensor = self.base.get_output_embeddings()(hidden).float()
+        if self.new_tokens is None:
+            return logits
+        index = torch.tensor(self.new_ids, device=logits.device)
+        return logits.index_add(-1, index, self.new_tokens(hidden).float())
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "rows length width"],
+        segment_ids: Int[Tensor, "rows length"],
+        position_ids: Int[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows length width"]:
+        """Hidden states after the last norm, of rows of packed samples that cannot see each other."""
+        decoder = self.base.get_decoder()
+        if self.config.attention == "flash_attention_2":
+            return _flash(decoder, embeddings, segment_ids, position_ids)
+        masks = _masks(self.base.config, segment_ids, position_ids)
+        hidden: Tensor = decoder(
+            inputs_embeds=embeddings, attention_mask=masks, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def new_cache(self) -> Any:
+        """An empty cache of keys and values."""
+        from transformers import DynamicCache  # slow to import
+
+        return DynamicCache(config=self.base.config)
+
+    def step(
+        self,
+        embeddings: Float[Tensor, "rows new width"],
+        visible: Bool[Tensor, "rows length"],
+        position_ids: Int[Tensor, "rows new"],
+        cache: Any,
+    ) -> Float[Tensor, "rows new width"]:
+        """Hidden states of what comes next in every row, one sample a row.
+
+        Args:
+            visible: False for padding, over all places so far with the new ones at the end.
+            cache: of ``new_cache``; grows by the new places. ``None`` where ``embeddings`` is all there is.
+        """
+        hidden: Tensor = self.base.get_decoder()(
+            inputs_embeds=embeddings,
+            attention_mask=visible.long(),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return hidden
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Compute the layers' activations again in the backward pass, while in training mode, and do not keep them."""
+        self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @torch.no_grad()
+    def merge_lora(self) -> None:
+        """Put the adapters and the new tokens' differences into the weights; nothing is left of them. The result is the same.
+
+        Raises:
+            ConfigError: the weights are quantised.
+        """
+        if self.config.quantization:
+            raise ConfigError(
+                f"adapters cannot be merged into weights of language_model.quantization={self.config.quantization}"
+                " without losing what they learned",
+                "load the model with language_model.quantization=null (in bf16, on the CPU if need be), then merge",
+            )
+        from peft.tuners.lora import LoraLayer  # slow to import
+
+        for name, module in list(self.base.named_modules()):
+            if isinstance(module, LoraLayer):
+                module.merge()
+                parent, _, attribute = name.rpartition(".")
+                setattr(self.base.get_submodule(parent), attribute, module.get_base_layer())
+        if self.new_tokens is not None:
+            self.base.get_input_embeddings().weight[self.new_ids] += self.new_tokens.into
+            if self.new_tokens.out is not None:
+                self.base.get_output_embeddings().weight[self.new_ids] += self.new_tokens.out
+        self.new_tokens = None
+        self.base.requires_grad_(True)
+        self.config = self.config.model_copy(update={"train": "full", "lora": LoraConfig()})
+
+
+def summed_cross_entropy(
+    model: LanguageModel,
+    hidden: Float[Tensor, "n width"],
+    labels: Int[Tensor, " n"],
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Cross-entropy of every place, and whether its most likely token is right; labels of -100 give 0.
+
+    The places go through the output layer in ``loss_chunks`` parts, whose logits are computed again in the backward pass.
+    """
+    chunks = model.config.loss_chunks
+
+    def part(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model.logits(states)
+        loss = nn.functional.cross_entropy(logits, wanted, reduction="none", ignore_index=-100)
+        return loss, logits.argmax(-1) == wanted
+
+    if chunks == 1:
+        return part(hidden, labels)
+    missing = max(0, chunks - len(labels))  # every part has a place, so that all ranks make as many calls
+    hidden = nn.functional.pad(hidden, (0, 0, 0, missing))
+    wanted = nn.functional.pad(labels, (0, missing), value=-100)
+    done = [
+        checkpoint(part, *pair, use_reentrant=False)
+        for pair in zip(hidden.tensor_split(chunks), wanted.tensor_split(chunks), strict=True)
+    ]
+    losses, right = zip(*done, strict=True)
+    return torch.cat(losses)[: len(labels)], torch.cat(right)[: len(labels)]
+
+
+# ---------------------------------------------------------------- building
+
+
+def _build(config: LanguageModelConfig, vocabulary: int, *, pretrained: bool) -> Any:
+    """The model of transformers, in fp32 or ``config.dtype``."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # slow to import
+
+    _require_packages(config)
+    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+    pretrained = pretrained and torch.get_default_device().type != "meta"  # there a model is only counted
+    try:
+        if config.path is None:
+            described = _describe(config, vocabulary)
+            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=config.attention)
+        if not pretrained:
+            described = AutoConfig.from_pretrained(config.path)
+            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=config.attention)
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_pretrained(
+                config.path,
+                dtype=dtype,
+                attn_implementation=config.attention,
+                quantization_config=_quantization(config),
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"language_model.path={config.path!r} gives no causal language model: {error}",
+            "give a folder with config.json and weights, or a hub id, of a Llama, Vicuna, Qwen or Mistral model; without a"
+            f" network run `hf download {config.path} --local-dir FOLDER` where there is one",
+        ) from error
+
+
+def _describe(config: LanguageModelConfig, vocabulary: int) -> Any:
+    """The architecture of a new model."""
+    import transformers as t  # slow to import
+
+    kinds = {"llama": t.LlamaConfig, "qwen2": t.Qwen2Config, "qwen3": t.Qwen3Config, "mistral": t.MistralConfig}
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": config.width,
+        "intermediate_size": round(config.width * config.mlp_ratio),
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_key_value_heads or config.num_heads,
+        "head_dim": config.width // config.num_heads,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": config.tie_embeddings,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return kinds[config.family](**sizes)
+
+
+def _require_packages(config: LanguageModelConfig) -> None:
+    if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError(
+            "language_model.attention=flash_attention_2 needs the flash-attn package, and it is not installed",
+            "install it on a machine with CUDA (pip install flash-attn), or set language_model.attention=sdpa",
+        )
+    if not config.quantization:
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"language_model.quantization={config.quantization} needs a CUDA device, and there is none",
+            "run it on a GPU, or set language_model.quantization=null",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"language_model.quantization={config.quantization} needs the bitsandbytes package, and it is not installed",
+            "install it (pip install bitsandbytes), or set language_model.quantization=null",
+        )
+
+
+def _quantization(config: LanguageModelConfig) -> Any:
+    """What transformers needs to load the weights in few bits (4: NF4 with bf16 arithmetic, Dettmers et al. 2023)."""
+    if config.quantization is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _require_hooks(model: Any, name: str) -> None:
+    """Refuse a model that cannot be given embeddings, or whose parts cannot be reached."""
+    lacking = []
+    for part in ("get_input_embeddings", "get_output_embeddings", "get_decoder"):
+        try:
+            found = getattr(model, part)()
+        except (AttributeError, NotImplementedError):
+            found = None
+        if found is None or found is model:
+            lacking.append(f"{part}()")
+    decoder = model.get_decoder() if "get_decoder()" not in lacking else model
+    parameters = inspect.signature(decoder.forward).parameters
+    lacking += [argument for argument in _NEEDED if argument not in parameters]
+    for name, neutral in _LOGIT_SETTINGS.items():
+        value = getattr(model.config, name, None) if hasattr(model, "config") else None
+        if value not in (None, neutral):
+            lacking.append(f"logits straight from the output layer ({name}={value})")
+    if lacking:
+        raise ConfigError(
+            f"the language model {name!r} ({type(model).__name__}) lacks what Setokim needs: {', '.join(lacking)}",
+            "use a decoder-only transformer such as Llama, Vicuna, Qwen2, Qwen3 or Mistral",
+        )
+
+
+@torch.no_grad()
+def _grow(model: Any, vocabulary: int, new_ids: Sequence[int]) -> None:
+    """Give every token of the vocabulary a row; the new tokens' rows are the mean of the others'.
+
+    A pretrained model may have spare rows already, which are kept.
+    """
+    weight = model.get_input_embeddings().weight
+    old = min(len(weight), min(new_ids))
+    if vocabulary > len(weight):
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for values in (layer.weight, getattr(layer, "bias", None)):
+            if values is not None:
+                values[list(new_ids)] = values[:old].float().mean(0, keepdim=True).to(values.dtype)
+
+
+def _add_lora(model: Any, config: LoraConfig) -> None:
+    """Adapters on the linear layers of the blocks, and on nothing else; the weights below them stay frozen.
+
+    Raises:
+        ConfigError: no layer has one of the names.
+    """
+    from peft import LoraConfig as Adapters
+    from peft import inject_adapter_in_model
+
+    head = model.get_output_embeddings()
+    names = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
+    short = sorted({name.rpartition(".")[2] for name in names})
+    if unknown := sorted(set(config.targets) - set(short)):
+        raise ConfigError(
+            f"language_model.lora.targets has {', '.join(unknown)}, which no linear layer of the model is called",
+            f"choose from: {', '.join(short)}",
+        )
+    chosen = [name for name in names if not config.targets or name.rpartition(".")[2] in config.targets]
+    inject_adapter_in_model(
+        Adapters(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=chosen), model
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # in fp32 whatever the weights beneath are kept in: small updates would be lost
+            parameter.data = parameter.data.float()
+
+
+# ---------------------------------------------------------------- attention
+
+
+def _masks(config: Any, segment_ids: Tensor, position_ids: Tensor) -> Any:
+    """What a decoder takes as attention mask: one, or one for each kind of its layers."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    full = attention_mask(segment_ids, position_ids)
+    if window is None or kinds == {"full_attention"}:
+        return full
+    sliding = attention_mask(segment_ids, position_ids, window)
+    if kinds <= {"sliding_attention"}:  # every layer; Mistral does not say so
+        return sliding
+    return {"full_attention": full, "sliding_attention": sliding}
+
+
+def _flash(decoder: Any, embeddings: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """All rows as one, with the bounds of the samples (and of the padding) in place of a mask."""
+    rows, length = segment_ids.shape
+    starts = torch.ones_like(segment_ids, dtype=torch.bool)
+    starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    bounds = torch.nn.functional.pad(starts.flatten().nonzero().squeeze(1), (0, 1), value=rows * length).to(torch.int32)
+    longest = int(bounds.diff().max())
+    hidden: Tensor = decoder(
+        inputs_embeds=embeddings.reshape(1, rows * length, -1),
+        attention_mask=None,
+        position_ids=position_ids.reshape(1, -1),
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=longest,
+        max_length_k=longest,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden.view(rows, length, -1)
