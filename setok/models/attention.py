@@ -26,8 +26,10 @@ def attend(
     """Attention under a boolean mask (True may be looked at); on a CPU in fp32."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, mask)
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    q, k, v = (x.float() for x in (q, k, v)) if half else (q, k, v)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
+        return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def register_with_transformers() -> str:
