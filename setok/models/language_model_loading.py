@@ -12,6 +12,7 @@ from torch import nn
 
 from setok.config import LanguageModelConfig, LoraConfig
 from setok.errors import CheckpointError, ConfigError
+from setok.models.attention import register_with_transformers
 from setok.models.text_tokens import quiet_transformers
 
 _LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
@@ -29,15 +30,15 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: int, *, pretrained:
     try:
         if config.path is None:
             described = _describe(config, vocabulary)
-            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=config.attention)
+            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=_attention(config))
         if not pretrained:
             described = AutoConfig.from_pretrained(config.path)
-            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=config.attention)
+            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=_attention(config))
         with quiet_transformers():
             return AutoModelForCausalLM.from_pretrained(
                 config.path,
                 dtype=dtype,
-                attn_implementation=config.attention,
+                attn_implementation=_attention(config),
                 quantization_config=_quantization(config),
             )
     except (OSError, ValueError, KeyError) as error:
@@ -46,6 +47,11 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: int, *, pretrained:
             "give a folder with config.json and weights, or a hub id, of a Llama, Vicuna, Qwen or Mistral model; without a"
             f" network run `hf download {config.path} --local-dir FOLDER` where there is one",
         ) from error
+
+
+def _attention(config: LanguageModelConfig) -> str:
+    """How transformers is to attend."""
+    return register_with_transformers() if config.attention == "sdpa" else config.attention
 
 
 def _describe(config: LanguageModelConfig, vocabulary: int) -> Any:
