@@ -106,4 +106,6 @@ def test_a_set_in_an_object_store(tmp_path: Path, s3_folder: str) -> None:
     expected = measured_lengths(folder, "key", length_of)
     assert measured_lengths(s3_folder, "key", length_of).tolist() == expected.tolist()
     assert lengths_file(folder, "key") in storage.files()
-    assert measured_lengths(s3_folder, "key", lambda record: pytest.fail("measured again")).tolist() == expected.tolist()
+    assert (
+        measured_lengths(s3_folder, "key", lambda record: pytest.fail("measured again")).tolist() == expected.tolist()
+    )
