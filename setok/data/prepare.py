@@ -121,7 +121,8 @@ def check_text(record: Record) -> None:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise DataError(
-                    f"invalid UTF-8: {part} at character {error.start} of {printable(text[:60])!r}", "mend the text"
+                    f"text is not Unicode: {part} has half a surrogate pair at {error.start}",
+                    "write it again as UTF-8, or rename the file",
                 ) from error
 
 

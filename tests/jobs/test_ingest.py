@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_jobs.dataset import local_batches
+from ray_jobs.batches import local_batches
 from ray_jobs.ingest import heldout_folder, ingest, is_held_out
 from ray_jobs.ingest_journal import JOURNAL
 from ray_jobs.ingest_parts import ingest_part, plan_parts
@@ -219,16 +220,15 @@ def test_too_much_that_is_bad_stops_early(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_names_that_are_not_utf8_end_in_quarantine(tmp_path: Path) -> None:
-    coco = make_coco(tmp_path / "coco", 3)
-    path = tmp_path / "coco" / "annotations" / "captions_train2017.json"
-    path.write_text(path.read_text().replace("a red box1", "a \\udce9 box1"))
-    assert ingest(config(tmp_path / "out", coco)).quarantined_by_reason == {"invalid UTF-8": 1}
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes(jpeg(0))
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg(1))
+    job = config(tmp_path / "out", {"kind": "folder", "path": str(folder)})
+    assert ingest(job).quarantined_by_reason == {"text is not Unicode": 1}
     (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line) == {
-        "id": "coco/train2017/000000000001",
-        "source": "coco",
-        "reason": "invalid UTF-8: caption at character 2 of 'a \\\\udce9 box1 on a table'",
-    }
+    reason = "text is not Unicode: id has half a surrogate pair at 10"
+    assert json.loads(line) == {"id": "folder/caf\\udce9.jpg", "source": "folder", "reason": reason}
 
 
 def test_a_set_in_a_bucket(tmp_path: Path, s3_folder: str, doubled: list[dict[str, Any]]) -> None:

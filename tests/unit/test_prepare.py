@@ -102,10 +102,10 @@ def test_transparency_is_flattened_on_white() -> None:
         ({"images": [EncodedImage(data=encoded(halves(4, 40)[0]))]}, "image too large"),
         ({"masks": [Mask(counts=[1], height=2, width=2)]}, "broken mask"),
         ({"conversation": [Turn(role="user", text="<image>")]}, "slots and input images differ"),
-        ({"caption": "caf\udce9"}, "invalid UTF-8: caption at character 3"),
-        ({"answers": ["\ud800"]}, "invalid UTF-8: answers"),
-        ({"provenance": {"file": "\udcff.jpg"}}, "invalid UTF-8: provenance"),
-        ({"id": "x\udcff"}, "invalid UTF-8: id"),
+        ({"caption": "caf\udce9"}, "text is not Unicode: caption has half a surrogate pair at 3"),
+        ({"answers": ["\ud800"]}, "text is not Unicode: answers"),
+        ({"provenance": {"file": "\udcff.jpg"}}, "text is not Unicode: provenance"),
+        ({"id": "x\udcff"}, "text is not Unicode: id"),
     ],
 )
 def test_what_cannot_be_stored_says_why(change: dict[str, Any], reason: str) -> None:
