@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks
 from setok.data.schema import Manifest
 from setok.data.shards import DEFAULT_CACHE_BYTES, ShardReader
+from setok.data.storage import Storage
 from setok.errors import ConfigError, DataError, SetokError
 
 if TYPE_CHECKING:  # this module is imported by data workers, which need neither torch nor Ray Train
@@ -77,7 +77,7 @@ class DataSpec:
                 "--set data.augment=null",
             )
         train = config.data.train
-        folders = tuple(str(Path(entry.path).absolute()) for entry in train)
+        folders = tuple(Storage(entry.path).address for entry in train)
         manifests = [Manifest.load(folder) for folder in folders]
         spec = cls(
             folders=folders,

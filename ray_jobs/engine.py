@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from setok.batch import ImageTextBatch, LossOutput, StepContext
+from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import copy_weights
 from setok.collectives import all_reduce_sum, world_size
 from setok.config import TrainConfig
@@ -44,7 +44,7 @@ class Engine(ABC):
         self._optimizer: Any = optimizer
         self._losses: list[Tensor] = []
 
-    def __call__(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
+    def __call__(self, batch: Batch, context: StepContext) -> LossOutput:
         """Forward pass of one micro-batch."""
         output = self._forward(batch, context)
         self._losses.append(output.loss.detach())
@@ -99,7 +99,7 @@ class Engine(ABC):
         """CPU copies of all parameters and buffers on rank 0, nothing on the others; a collective over all ranks."""
 
     @abstractmethod
-    def _forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput: ...
+    def _forward(self, batch: Batch, context: StepContext) -> LossOutput: ...
 
     @abstractmethod
     def _update(self) -> float | None:
@@ -135,7 +135,7 @@ class TorchEngine(Engine):
             if world_size() > 1:
                 dist.broadcast(tensor, src=0)
 
-    def _forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
+    def _forward(self, batch: Batch, context: StepContext) -> LossOutput:
         output: LossOutput = self.module(batch, context)
         return output
 

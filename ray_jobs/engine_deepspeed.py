@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_jobs.engine import BUCKET_ELEMENTS, COUNTER, Engine, clip_gradients, load_plain_state, plain_state, this_rank
-from setok.batch import ImageTextBatch, LossOutput, StepContext
+from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import copy_weights
 from setok.collectives import world_size
 from setok.config import TrainConfig
@@ -47,7 +47,7 @@ class DeepSpeedEngine(Engine):
         self._engine = _initialize(self._wrapper, optimizer, config, zero_stage)
         self._optimizer = self._engine.optimizer
 
-    def _forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
+    def _forward(self, batch: Batch, context: StepContext) -> LossOutput:
         last = len(self._losses) + 1 >= self._accumulation
         self._engine.set_gradient_accumulation_boundary(last)
         loss = self._engine(batch, context)
@@ -162,7 +162,7 @@ class _LossOnly(nn.Module):
         self.module = module
         self._output: LossOutput | None = None
 
-    def forward(self, batch: ImageTextBatch, context: StepContext) -> Tensor:
+    def forward(self, batch: Batch, context: StepContext) -> Tensor:
         self._output = self.module(batch, context)
         return self._output.loss
 

@@ -24,7 +24,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs import evaluation_files as files
-from ray_jobs import launch
+from ray_jobs import launch, setokim_evaluation
 from ray_jobs.evaluation_replica import Read, Replica, ReplicaTask
 from setok import checkpoint
 from setok.config import EvaluateConfig, TokenizerConfig
@@ -52,7 +52,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     started = time.monotonic()
     path = checkpoint.resolve(config.checkpoint)
-    model = checkpoint.read_config(path).model
+    trained = checkpoint.read_config(path)
+    model = trained.model
     image_size = model.image_size
     manifest = Manifest.load(config.data)
     num_rows = min(manifest.num_rows, config.limit or manifest.num_rows)
@@ -66,6 +67,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     launch.start_ray()
     _check_resources(config)
     mean_image = _mean_image(config.train_data or config.data, model) if config.references else None
+    if trained.stage != "tokenizer":
+        figures: dict[str, Any] = setokim_evaluation.measure(
+            config, path=path, image_size=image_size, num_rows=num_rows, mean_image=mean_image, cpus=_REPLICA_CPUS
+        )
+        seconds = time.monotonic() - started
+        figures["run"] = _what_ran(config, path, fingerprints, image_size, num_rows, seconds)
+        files.write_metrics(config, figures)
+        return figures
     vocabulary = concept_vocabulary(config.data, num_rows)
     drawn = np.random.default_rng(config.seed).permutation(num_rows)[: 3 * config.num_pictures]
     task = ReplicaTask(
@@ -82,8 +91,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     rows, pictures = _measure(config, task, model, num_rows)
     seconds = time.monotonic() - started
     metrics = scoring.summarise(rows)
-    metrics["run"] = {
+    metrics["run"] = _what_ran(config, path, fingerprints, image_size, num_rows, seconds)
+    files.write(config, metrics, rows.table(), pictures, drawn.tolist())
+    return metrics
+
+
+def _what_ran(
+    config: EvaluateConfig, path: Path, fingerprints: dict[str, str], image_size: int, num_rows: int, seconds: float
+) -> dict[str, Any]:
+    return {
         "checkpoint": str(path),
+        "stage": checkpoint.read_config(path).stage,
         "step": checkpoint.read_state(path).step,
         "data": config.data,
         "fingerprints": fingerprints,
@@ -94,8 +112,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "images_per_second": round(num_rows / seconds, 1),
         "versions": versions(),
     }
-    files.write(config, metrics, rows.table(), pictures, drawn.tolist())
-    return metrics
 
 
 def _digest(path: Path) -> str:
@@ -214,6 +230,23 @@ def _forget(pictures: dict[int, bytes], rows: ImageRows, task: ReplicaTask) -> N
         del pictures[index]
 
 
+def headlines(metrics: dict[str, Any]) -> list[str]:
+    """The figures of Setokim that matter most, a line for each task."""
+    known = {
+        "vqa": ("accuracy", "blind", "constant"),
+        "caption": ("recall", "precision", "exact"),
+        "segment": ("giou", "ciou"),
+        "generate": ("psnr", "l1"),
+        "edit": ("psnr", "l1"),
+    }
+    return [
+        f"{task:>10}  "
+        + " · ".join(f"{name} {metrics[task][name]:.3f}" for name in names if metrics[task].get(name) is not None)
+        for task, names in known.items()
+        if task in metrics
+    ]
+
+
 # ---------------------------------------------------------------- command
 
 
@@ -232,6 +265,11 @@ def main() -> None:
     config = launch.parse(EvaluateConfig, "Measure a trained tokenizer on an ingested set.", dry_run=describe)
     metrics = evaluate(config)
     show = launch.console().print
+    if "psnr" not in metrics:
+        for line in headlines(metrics):
+            show(line)
+        show(f"→ {config.run_dir / files.METRICS}")
+        return
     for name in ("psnr", "psnr_gain_over_mean_image", "ssim", "foreground_ari", "ari", "mean_tokens"):
         value = metrics[name]
         show(f"{name:>28}  {'–  ' + metrics['notes'][name] if value is None else f'{value:.3f}'}")

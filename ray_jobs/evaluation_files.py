@@ -132,8 +132,14 @@ def write(
     (folder / PICTURES).unlink(missing_ok=True)
     if chosen:
         _replace(folder / PICTURES, _stack(chosen, table, packed))
-    _replace(folder / CONFIG, dump_config(config).encode())
-    _replace(folder / METRICS, (json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_metrics(config, metrics)
+
+
+def write_metrics(config: EvaluateConfig, metrics: Mapping[str, Any]) -> None:
+    """Write ``config.yaml``, and then ``metrics.json``, whose presence means that the evaluation is done."""
+    _replace(config.run_dir / CONFIG, dump_config(config).encode())
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+    _replace(config.run_dir / METRICS, f"{text}\n".encode())
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from setok.data.shards import ShardReader
 from setok.metrics import scoring
 from setok.metrics.running import INDEX, Columns
 from setok.models.clustering import cluster_distances, squared_distances
-from setok.predictor import Predictor
+from setok.predictor import TokenizerPredictor
 
 RAW_COLOUR = ClusteringConfig.model_validate(
     {"num_neighbors": 6, "sharpness": 10.0, "stop_mass": 2.0, "stop_scope": 0.03, "max_tokens": 12}
@@ -64,7 +64,7 @@ class Replica:
     def __init__(self, task: ReplicaTask) -> None:
         torch.set_num_threads(task.num_threads)
         self.task = task
-        self.predictor = Predictor.from_checkpoint(task.path, device=task.device, weights=task.weights)
+        self.predictor = TokenizerPredictor.from_checkpoint(task.path, device=task.device, weights=task.weights)
         self.mean_image = None if task.mean_image is None else torch.from_numpy(np.array(task.mean_image))
         self.sides = scoring.grid_sides(self.predictor.config.model.clustering.max_tokens)
 

@@ -21,7 +21,7 @@ from ray_jobs.engine import Engine, build_engine
 from ray_jobs.progress import Progress, write_progress
 from ray_jobs.tracking import Tracker, open_trackers, picture_of
 from setok import checkpoint
-from setok.batch import ImageTextBatch, LossOutput, StepContext
+from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
@@ -36,7 +36,7 @@ PROGRESS_SECONDS = 0.5
 LOG_LINE_SECONDS = 60.0
 
 
-class Batches(Iterable[list[ImageTextBatch]], Protocol):
+class Batches(Iterable[Sequence[Batch]], Protocol):
     """One rank's data: for every optimizer step a list of micro-batches."""
 
     wait_seconds: float
@@ -110,9 +110,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
                 save(config, worker, engines, state, average)
 
 
-def take_turn(
-    engine: Engine, micro_batches: Sequence[ImageTextBatch], contexts: Sequence[StepContext]
-) -> list[LossOutput]:
+def take_turn(engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext]) -> list[LossOutput]:
     """Forward and backward over all micro-batches of a step."""
     outputs = []
     try:
@@ -190,7 +188,7 @@ def build_average(
     return average
 
 
-def check_number(micro_batches: Sequence[ImageTextBatch], config: TrainConfig, step: int) -> None:
+def check_number(micro_batches: Sequence[Batch], config: TrainConfig, step: int) -> None:
     """Refuse a step that has not the number of micro-batches that all ranks count on."""
     if len(micro_batches) != config.gradient_accumulation_steps:
         raise DataError(
@@ -297,9 +295,7 @@ class RunLog:
         if time.perf_counter() - self._shown > PROGRESS_SECONDS:
             self.phase("training", done)
 
-    def picture(
-        self, done: int, micro_batches: Sequence[ImageTextBatch], outputs: Mapping[str, list[LossOutput]]
-    ) -> None:
+    def picture(self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]) -> None:
         """Log originals, token maps and reconstructions of the step's last micro-batch."""
         if not self._trackers:
             return

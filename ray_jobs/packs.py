@@ -37,8 +37,10 @@ class PlannedSample:
 class PackBuilder(Protocol):
     """Makes rows of samples, in a data worker."""
 
-    columns: tuple[str, ...]
-    """Columns of ``ARROW_SCHEMA`` that it reads; the others of its records are empty."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of ``ARROW_SCHEMA`` that it reads; the others of its records are empty."""
+        ...
 
     def build(self, packs: Sequence[Sequence[PlannedSample]]) -> Columns:
         """One row for each pack, as columns of ``setok.data.pack.row_columns``.
@@ -52,8 +54,10 @@ class PackBuilder(Protocol):
 class PackBuilderSpec(Protocol):
     """Opens a ``PackBuilder``; hashable, and small once pickled, because it travels with every block."""
 
-    row_bytes: int
-    """About how large a row is, once built: Ray plans its memory with it."""
+    @property
+    def row_bytes(self) -> int:
+        """About how large a row is, once built: Ray plans its memory with it."""
+        ...
 
     def open(self) -> PackBuilder:
         """A builder for this process."""

@@ -6,6 +6,7 @@ stopped goes on where it was when it is started again.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs import launch
-from ray_jobs.evaluate import evaluate
+from ray_jobs.evaluate import evaluate, headlines
 from ray_jobs.ingest import dry_run as plan_ingest
 from ray_jobs.ingest import heldout_folder, ingest
 from ray_jobs.report import write_report
 from ray_jobs.train import dry_run as plan_training
 from ray_jobs.train import train
 from setok import checkpoint
-from setok.config import PipelineConfig, ScenesConfig, dump_config
+from setok.config import PipelineConfig, ScenesConfig, TrainConfig, WordsConfig, dump_config
 from setok.data.scenes import write_scenes
 from setok.data.schema import Manifest
 
@@ -50,17 +51,43 @@ def run_pipeline(config: PipelineConfig) -> Path:
         if part.holdout_fraction:
             held_out = heldout_folder(part)
             console.print(f"{Manifest.load(held_out).num_rows} records held out → {held_out}")
-    console.rule("train: tokenizer", align="left")
-    trained = train(config.tokenizer)
-    evaluations = {}
+    if config.words is not None:
+        console.rule("words", align="left")
+        console.print(_make_words(config.words))
+    trained = {}
+    for stage, run in stages_of(config).items():
+        console.rule(f"train: {run.name}", align="left")
+        trained[stage] = train(run)
+    evaluations: dict[str, dict[str, dict[str, Any]]] = {stage: {} for stage in trained}
     for evaluation in config.evaluate:
         console.rule(f"evaluate: {evaluation.name}", align="left")
         figures = evaluate(evaluation)
-        evaluations[evaluation.name] = figures
-        console.print(" · ".join(f"{label} {_shown(figures[key])}" for key, label in HEADLINES.items()))
+        evaluations.setdefault(figures["run"]["stage"], {})[evaluation.name] = figures
+        if "psnr" in figures:
+            console.print(" · ".join(f"{label} {_shown(figures[key])}" for key, label in HEADLINES.items()))
+        else:
+            console.print("\n".join(headlines(figures)))
     metrics = _nested(trained, evaluations, time.monotonic() - started)
     (config.run_dir / METRICS).write_text(json.dumps(metrics, indent=2))
     return write_report(config.run_dir)
+
+
+def stages_of(config: PipelineConfig) -> dict[str, TrainConfig]:
+    """The training runs that are given, in their order."""
+    runs = {"tokenizer": config.tokenizer, "pretrain": config.pretrain, "instruct": config.instruct}
+    return {stage: run for stage, run in runs.items() if run is not None}
+
+
+def _make_words(config: WordsConfig) -> str:
+    """Make the text tokenizer, if it is not there yet; what to say about it."""
+    folder = Path(config.output)
+    if (folder / "tokenizer.json").is_file():
+        return f"{folder} is there already"
+    from setok.data.word_tokenizer import build_word_tokenizer, texts_of_set  # brings in transformers
+
+    texts = itertools.chain.from_iterable(texts_of_set(path) for path in config.sets)
+    words = build_word_tokenizer(texts, folder, max_words=config.max_words)
+    return f"{len(words)} tokens → {folder}"
 
 
 def _make_scenes(out: Path, config: ScenesConfig) -> None:
@@ -74,7 +101,7 @@ def _make_scenes(out: Path, config: ScenesConfig) -> None:
                 count=count,
                 seed=config.seed,
                 family=config.family,
-                layouts=("coco",),
+                layouts=config.layouts,
                 image_size=config.image_size,
                 on_progress=lambda done, _, task=task: progress.update(task, completed=done),  # type: ignore[misc]
             )
@@ -85,21 +112,26 @@ def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _nested(trained: Path, evaluations: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _nested(
+    trained: dict[str, Path], evaluations: dict[str, dict[str, dict[str, Any]]], seconds: float
+) -> dict[str, Any]:
     """Metrics by stage: the first evaluation's figures at the top of the stage, all evaluations below them."""
-    state = checkpoint.read_state(checkpoint.resolve(trained))
-    run = {
-        "train_seconds": round(state.counters["train_seconds"], 1),
-        "steps": state.step,
-        "samples": state.samples,
-        "num_workers": state.world_size,
-    }
-    first = next(iter(evaluations.values()))
-    figures = {name: value for name, value in first.items() if name != "run"}
-    return {
-        "tokenizer": figures | run | {"evaluations": evaluations},
-        "total_seconds": round(seconds, 1),
-    }
+    metrics: dict[str, Any] = {}
+    for stage, folder in trained.items():
+        state = checkpoint.read_state(checkpoint.resolve(folder))
+        own = evaluations[stage]
+        # Sets of a language model have tasks of their own: their figures do not hide each other's.
+        figures: dict[str, Any] = {}
+        for measured in own.values():
+            figures = {name: value for name, value in measured.items() if name != "run"} | figures
+        metrics[stage] = figures | {
+            "train_seconds": round(state.counters["train_seconds"], 1),
+            "steps": state.step,
+            "samples": state.samples,
+            "num_workers": state.world_size,
+            "evaluations": own,
+        }
+    return metrics | {"total_seconds": round(seconds, 1)}
 
 
 def plan(config: PipelineConfig) -> None:
@@ -115,6 +147,11 @@ def plan(config: PipelineConfig) -> None:
         else:
             plan_ingest(part)
     plan_training(config.tokenizer)
+    for run in list(stages_of(config).values())[1:]:
+        samples = run.train.steps * run.train.global_batch_size
+        console.print(
+            f"{run.name}: {run.train.steps} steps, {samples:,} rows of up to {run.sequence.max_length} tokens"
+        )
     for evaluation in config.evaluate:
         console.print(f"evaluate {evaluation.name}: {evaluation.data} → {evaluation.run_dir}")
 

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ray_jobs import report_setokim as setokim
 from ray_jobs.charts import Bar, bar_chart, bubble_chart, histogram
 from ray_jobs.report_data import (
     EvaluationReport,
@@ -57,6 +58,7 @@ def render(data: ReportData) -> str:
     sections = [_header(data)]
     if any(evaluation.pictures for evaluation in data.evaluations):
         sections.append(_pictures(data.evaluations))
+    sections += setokim.sections(data.setokim)
     if data.evaluations:
         sections += [_comparison(data.evaluations), _counts(data.evaluations), _alone(data.evaluations)]
     sections += [training(stage) for stage in data.stages if stage.curves]
@@ -64,7 +66,8 @@ def render(data: ReportData) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>{escape(data.title)}</title><style>{STYLE}</style></head><body><main>{''.join(sections)}"
+        f"<title>{escape(data.title)}</title><style>{STYLE}{setokim.STYLE if data.setokim else ''}</style></head><body>"
+        f"<main>{''.join(sections)}"
         "<footer>Made by ray_jobs.report. The page holds everything it shows and loads nothing.</footer></main></body></html>\n"
     )
 
@@ -75,13 +78,16 @@ def render(data: ReportData) -> str:
 def _header(data: ReportData) -> str:
     first = data.evaluations[0] if data.evaluations else None
     parts = [
-        f'<header><p class="eyebrow">{escape(data.name)}</p><h1>{escape(data.title)}</h1><p class="lead">{_what(first)}</p>'
+        f'<header><p class="eyebrow">{escape(data.name)}</p><h1>{escape(data.title)}</h1><p class="lead">'
+        f"{_what(first, data_has_words=bool(data.setokim))}</p>"
     ]
     if first is not None:
         parts.append(f'<ul class="tiles">{"".join(_tile(first, key) for key in _HEADLINES)}</ul>')
         if len(data.evaluations) > 1:
             others = ", ".join(escape(evaluation.label) for evaluation in data.evaluations[1:])
             parts.append(f'<p class="note">Figures above: {escape(first.label)}. Further down also: {others}.</p>')
+    parts.append(setokim.headline(data.setokim))
+    if first is not None or data.setokim:
         parts.append(
             '<p class="how"><b>How to read this.</b> Nothing here means much alone, so every figure stands beside'
             " <b>references</b> that learn nothing: one colour for the whole picture, cutting it into squares, or sorting"
@@ -90,11 +96,16 @@ def _header(data: ReportData) -> str:
     return "".join(parts) + "</header>"
 
 
-def _what(first: EvaluationReport | None) -> str:
+def _what(first: EvaluationReport | None, *, data_has_words: bool) -> str:
     what = (
         "SeTok turns a picture into a handful of tokens, one for each group of patches that belong together,"
         " and paints the picture back from those tokens alone."
     )
+    if data_has_words:
+        what += (
+            " Setokim is a small language model that reads such tokens and says them too: it answers, describes, draws, edits"
+            " and points."
+        )
     if first is None:
         return f"{what} This page shows how training went; nothing was evaluated."
     number = first.metrics.get("num_images")

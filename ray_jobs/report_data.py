@@ -13,6 +13,8 @@ import yaml
 
 from ray_jobs import evaluation_files as files
 from ray_jobs.evaluation_files import Picture
+from ray_jobs.report_setokim import SetokimReport
+from ray_jobs.setokim_files import ANSWERS, read_examples
 from ray_jobs.tracking import read_metrics
 from setok.errors import DataError
 
@@ -64,6 +66,8 @@ class ReportData:
     name: str
     stages: tuple[StageReport, ...] = ()
     evaluations: tuple[EvaluationReport, ...] = ()
+    setokim: tuple[SetokimReport, ...] = ()
+    """Evaluations of the language model."""
     facts: Facts = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -86,6 +90,16 @@ SETTINGS = (
     "loss.contrast",
     "loss.feature_target",
     "loss.adversarial",
+    "setokim.language_model.path",
+    "setokim.language_model.family",
+    "setokim.language_model.width",
+    "setokim.language_model.depth",
+    "setokim.language_model.train",
+    "setokim.diffusion.prediction",
+    "setokim.diffusion.width",
+    "setokim.diffusion.depth",
+    "sequence.max_length",
+    "sequence.generation_share",
     "optim.kind",
     "optim.learning_rate",
     "train.steps",
@@ -117,23 +131,34 @@ def load_report_data(run_dir: str | Path) -> ReportData:
     evaluations = [
         folder for folder in folders if (folder / files.METRICS).is_file() and (folder / files.IMAGES).is_file()
     ]
-    if not stages and not evaluations:
+    answered = [folder for folder in folders if (folder / files.METRICS).is_file() and (folder / ANSWERS).is_file()]
+    if not stages and not evaluations and not answered:
         raise DataError(
             f"{root} holds no training run and no evaluation" if root.is_dir() else f"folder {root} does not exist",
             "name the folder of a run, such as runs/demo",
         )
     config = _read_yaml(root / files.CONFIG)
     listed = [str(request.get("name")) for request in config.get("evaluate") or []]
-    evaluations.sort(key=lambda folder: (listed.index(folder.name) if folder.name in listed else len(listed), folder))
+    for found in (evaluations, answered):
+        found.sort(key=lambda folder: (listed.index(folder.name) if folder.name in listed else len(listed), folder))
+    stages.sort(key=_started)
     reports = tuple(_evaluation(folder) for folder in evaluations)
+    setokim = tuple(
+        SetokimReport(
+            label=folder.name, metrics=_read_json(folder / files.METRICS), examples=tuple(read_examples(folder))
+        )
+        for folder in answered
+    )
+    measured: list[Mapping[str, Any]] = [report.metrics for report in reports] + [report.metrics for report in setokim]
     total = _read_json(root / files.METRICS).get("total_seconds")
     return ReportData(
         title=str(config.get("title") or "SeTok"),
         name=str(config.get("name") or root.name),
         stages=tuple(_stage(folder) for folder in stages),
         evaluations=reports,
+        setokim=setokim,
         facts=(("Everything, from nothing to this page", duration(total)),) if isinstance(total, (int, float)) else (),
-        versions=reports[0].metrics.get("run", {}).get("versions", {}) if reports else {},
+        versions=measured[0].get("run", {}).get("versions", {}) if measured else {},
     )
 
 
@@ -153,6 +178,12 @@ def _folders(root: Path, depth: int) -> Iterable[Path]:
         for child in sorted(root.iterdir()):
             if child.is_dir() and not child.name.startswith("."):
                 yield from _folders(child, depth - 1)
+
+
+def _started(folder: Path) -> tuple[float, str]:
+    """When a run logged its first numbers: the order of the stages."""
+    lines = read_metrics(folder)
+    return (float(lines[0].get("time", 0.0)) if lines else 0.0, folder.name)
 
 
 def _evaluation(folder: Path) -> EvaluationReport:

@@ -11,6 +11,12 @@ from ray_jobs.report_rows import is_known
 _CURVES = (
     ("train/loss", "Loss", "weighted sum of all terms"),
     ("train/psnr", "PSNR, dB", "on the training pictures of the step"),
+    ("train/text", "Words", "cross-entropy of what is to be said"),
+    ("train/text_accuracy", "Words right", "share, given all words before"),
+    ("train/diffusion", "Drawing", "denoising error of visual tokens"),
+    ("train/stop_accuracy", "Going on", "share of right decisions whether a picture goes on"),
+    ("train/mask_dice", "Regions", "Dice loss of masks"),
+    ("train/mask_iou", "Regions, overlap", "mean IoU of masks"),
     ("train/l1", "L1", "mean absolute error of pixels"),
     ("train/l2", "L2", "mean squared error of pixels"),
     ("train/perceptual", "LPIPS", "difference as a trained network sees it"),

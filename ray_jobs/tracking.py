@@ -17,7 +17,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from setok.batch import ImageTextBatch, LossOutput
+from setok.batch import Batch, LossOutput, SequenceBatch
 from setok.config import TrainConfig, WandbConfig
 from setok.drawing import image_grid, token_map
 from setok.errors import ConfigError
@@ -136,11 +136,13 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in _lines(run_dir / METRICS)]
 
 
-def picture_of(batch: ImageTextBatch, output: LossOutput) -> UInt8[np.ndarray, "height width 3"] | None:
+def picture_of(batch: Batch, output: LossOutput) -> UInt8[np.ndarray, "height width 3"] | None:
     """Originals, token maps and reconstructions below each other, for the first images of a micro-batch.
 
     ``None`` where the stage gives no pictures or no image is valid.
     """
+    if isinstance(batch, SequenceBatch):
+        return None
     chosen = torch.nonzero(batch.valid).flatten()[:NUM_PICTURES].tolist()
     if not chosen:
         return None

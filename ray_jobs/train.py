@@ -96,19 +96,27 @@ def train_here(config: TrainConfig) -> None:
     """The loop in this process, without Ray."""
     import torch
 
-    from ray_jobs.batches import local_batches
-    from ray_jobs.loop import WorkerContext, train_loop
+    from ray_jobs.batches import local_batches, packed_local_batches
+    from ray_jobs.loop import Batches, WorkerContext, train_loop
+    from ray_jobs.sequences import collate_of, packing_of
 
     if config.scaling.use_gpu and not torch.cuda.is_available():
         raise ConfigError(
             "scaling.use_gpu is on, and torch sees no GPU here", "--set scaling.use_gpu=false, or use a GPU node"
         )
+
+    def batches(start_step: int) -> Batches:
+        packing = packing_of(config)
+        if packing is None:
+            return local_batches(config, start_step=start_step)
+        return packed_local_batches(config, packing, collate_of(config), start_step=start_step)
+
     worker = WorkerContext(
         rank=0,
         world_size=1,
         local_world_size=1,
         device=torch.device("cuda" if config.scaling.use_gpu else "cpu"),
-        batches=lambda start_step: local_batches(config, start_step=start_step),
+        batches=batches,
         report=lambda metrics: None,
     )
     train_loop(config, worker)
@@ -159,7 +167,7 @@ def check_same_run(config: TrainConfig, start: Path) -> None:
     old = checkpoint.read_config(start)
     changed = {
         key: values
-        for section in ("stage", "model", "concepts", "discriminator")
+        for section in ("stage", "model", "concepts", "discriminator", "setokim")
         for key, values in _differences(getattr(old, section), getattr(config, section), section).items()
     } | _differences(old.optim.kind, config.optim.kind, "optim.kind")
     if changed:
@@ -209,6 +217,14 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     def absolute(path: str) -> str:
         return path if "://" in path else str(Path(path).absolute())
 
+    setokim = config.setokim and config.setokim.model_copy(
+        update={
+            "text_tokenizer": _existing(config.setokim.text_tokenizer),
+            "language_model": config.setokim.language_model.model_copy(
+                update={"path": _existing(config.setokim.language_model.path)}
+            ),
+        }
+    )
     init_from, perceptual = config.checkpoint.init_from, config.loss.perceptual_path
     entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
     return config.model_copy(
@@ -216,9 +232,15 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             "output_dir": absolute(config.output_dir),
             "data": config.data.model_copy(update={"train": entries}),
             "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
+            "setokim": setokim,
             "checkpoint": config.checkpoint.model_copy(update={"init_from": init_from and absolute(init_from)}),
         }
     )
+
+
+def _existing(path: str | None) -> str | None:
+    """A local folder's absolute path; a hub id stays what it is."""
+    return str(Path(path).absolute()) if path and Path(path).exists() else path
 
 
 def _differences(old: Any, new: Any, key: str) -> dict[str, tuple[Any, Any]]:
@@ -250,26 +272,29 @@ def dry_run(config: TrainConfig) -> None:
     table.add_row("all", f"{total:,}", f"{trainable:,}")
     console().print(table)
     batch, samples = config.train.global_batch_size, config.train.steps * config.train.global_batch_size
+    what = "images" if config.stage == "tokenizer" else f"rows of up to {config.sequence.max_length} tokens"
     console().print(
-        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} images"
-        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} images."
+        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} {what}"
+        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} {what}."
     )
     for entry in config.data.train:
-        console().print(_epochs(entry.path, entry.weight / sum(e.weight for e in config.data.train) * samples))
+        share = entry.weight / sum(e.weight for e in config.data.train)
+        # How many samples a row holds is known once the sets' lengths are counted, which a dry run does not do.
+        console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
     memory = estimate_memory(config, parts)
     sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
     console().print(f"A worker holds {memory.total / 2**20:,.1f} MiB besides activations: {', '.join(sizes)}.")
 
 
-def _epochs(path: str, samples: float) -> str:
-    """How often a run goes through one data set."""
+def _epochs(path: str, samples: float | None) -> str:
+    """How large one data set is, and how often a run goes through it where that is known."""
     from setok.data.schema import Manifest
 
     try:
         rows = Manifest.load(path).num_rows
     except SetokError as error:
         return f"Data {path}: {error.problem}"
-    return f"Data {path}: {rows:,} images, {samples / rows:.2f} epochs."
+    return f"Data {path}: {rows:,} records" + (f", {samples / rows:.2f} epochs." if samples is not None else ".")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -15,7 +15,7 @@ from ray.train import UserCallback
 
 from ray_jobs import failure
 from ray_jobs.launch import setup_logging
-from ray_jobs.loop import WorkerContext, train_loop
+from ray_jobs.loop import Batches, WorkerContext, train_loop
 from setok import checkpoint
 from setok.config import TrainConfig
 
@@ -26,20 +26,26 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     """Train as one rank of a Ray Train worker group; ``settings`` has the one key ``config``."""
     from ray.train.torch import get_device
 
-    from ray_jobs.batches import worker_batches
+    from ray_jobs.batches import packed_worker_batches, worker_batches
+    from ray_jobs.sequences import collate_of
 
     config = settings["config"]
     setup_logging()
     context = ray.train.get_context()
     rank = context.get_world_rank()
+
+    def batches(start_step: int) -> Batches:
+        shard = ray.train.get_dataset_shard("train")
+        if config.stage == "tokenizer":
+            return worker_batches(shard, config, rank=rank, start_step=start_step)
+        return packed_worker_batches(shard, config, collate_of(config), rank=rank, start_step=start_step)
+
     worker = WorkerContext(
         rank=rank,
         world_size=context.get_world_size(),
         local_world_size=context.get_local_world_size(),
         device=get_device() if config.scaling.use_gpu else torch.device("cpu"),
-        batches=lambda start_step: worker_batches(
-            ray.train.get_dataset_shard("train"), config, rank=rank, start_step=start_step
-        ),
+        batches=batches,
         report=ray.train.report,
     )
     try:
@@ -57,10 +63,12 @@ class TrainingData:
 
     def __call__(self) -> Dataset:
         from ray_jobs.dataset import training_dataset
+        from ray_jobs.sequences import packing_of
 
         found = checkpoint.newest_good(self._config.run_dir)
         start_step = checkpoint.step_of(found) if found else 0
-        return training_dataset(self._config, start_step=start_step, num_workers=self._config.scaling.num_workers)
+        workers, packing = self._config.scaling.num_workers, packing_of(self._config)
+        return training_dataset(self._config, start_step=start_step, num_workers=workers, packing=packing)
 
 
 class StopForGood(UserCallback):

@@ -127,6 +127,10 @@ class SequenceBatch:
         return replace(self, **moved)
 
 
+Batch = ImageTextBatch | SequenceBatch
+"""What the loop hands to a stage."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConceptBank:
     """The concepts of the global batch, the same on every rank.

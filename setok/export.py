@@ -1,11 +1,17 @@
-"""From a training run to a folder that ``SeTok.from_pretrained`` reads."""
+"""From a training run to a folder in the manner of Hugging Face: ``SeTok.from_pretrained``, ``Setokim.from_pretrained``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from setok.checkpoint import load_model, read_config, resolve
+from setok.errors import CheckpointError
+from setok.models.setokim import Setokim
 from setok.models.tokenizer import SeTok
+from setok.stages import SetokimTask
+
+SEQUENCE = "sequence.json"
+"""How conversations are written down: what ``setok.predictor.Predictor`` needs besides the model."""
 
 
 def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
@@ -22,8 +28,40 @@ def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
         CheckpointError: nothing there can be loaded.
     """
     source = resolve(checkpoint)
+    config = read_config(source)
     # The encoder's architecture is read from where the run had it; its weights are in the checkpoint.
-    tokenizer = SeTok(read_config(source).model, pretrained=False)
-    load_model(source, tokenizer, "model.tokenizer", average=True)
+    tokenizer = SeTok(config.model, pretrained=False)
+    inside = "model.tokenizer" if config.stage == "tokenizer" else "model.setokim.tokenizer"
+    load_model(source, tokenizer, inside, average=True)
     tokenizer.eval().save_pretrained(folder)
     return tokenizer
+
+
+def export_setokim(checkpoint: str | Path, folder: str | Path) -> Setokim:
+    """Write a run's Setokim as one folder with everything it needs; adapters (LoRA) are merged into the weights.
+
+    Args:
+        checkpoint: a run's folder, whose newest good checkpoint is taken, or one checkpoint's.
+        folder: where config.json, weights, language model, tokenizers and model card go.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        CheckpointError: nothing there can be loaded, or it is a tokenizer alone.
+        ConfigError: adapters lie on quantised weights.
+    """
+    source = resolve(checkpoint)
+    config = read_config(source)
+    if config.stage == "tokenizer":
+        raise CheckpointError(
+            f"{source} is of stage tokenizer, which has no language model", "use setok.export.export_tokenizer"
+        )
+    task = SetokimTask(config, pretrained=False)
+    load_model(source, task, "model", average=True)
+    model = task.setokim.eval()
+    if model.language_model.new_tokens is not None:
+        model.merge_lora()
+    model.save_pretrained(folder)
+    (Path(folder) / SEQUENCE).write_text(config.sequence.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return model

@@ -43,8 +43,8 @@ def describe(config: TrainConfig) -> list[Part]:
     parts: dict[str, list[int]] = {}
     for module_name, module in modules.items():
         for name, parameter in module.named_parameters():
-            # model.tokenizer.encoder.… → encoder, model.contrast.… → contrast
-            words = [word for word in name.split(".") if word != "tokenizer"]
+            # tokenizer.encoder.… → encoder, contrast.… → contrast, setokim.tokenizer.encoder.… → encoder
+            words = [word for word in name.split(".") if word not in ("tokenizer", "setokim")]
             part = words[0] if module_name == "model" else module_name
             counts = parts.setdefault(part, [0, 0])
             counts[0] += parameter.numel()

@@ -8,10 +8,32 @@ validates a run in a second.
 
 from __future__ import annotations
 
-from setok.config.data import AugmentConfig, DataConfig, MixtureEntry, ScenesConfig, SourceConfig
-from setok.config.jobs import JOBS, EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
-from setok.config.loading import build, dump_config, list_presets, load_config
-from setok.config.loss import TokenizerLossConfig
+from setok.config.data import (
+    AugmentConfig,
+    DataConfig,
+    MixtureEntry,
+    ScenesConfig,
+    SourceConfig,
+)
+from setok.config.jobs import (
+    JOBS,
+    EvaluateConfig,
+    IngestConfig,
+    Job,
+    PipelineConfig,
+    TrainConfig,
+    WordsConfig,
+)
+from setok.config.loading import (
+    build,
+    dump_config,
+    list_presets,
+    load_config,
+)
+from setok.config.loss import (
+    SetokimLossConfig,
+    TokenizerLossConfig,
+)
 from setok.config.model import (
     ClusteringConfig,
     ConceptConfig,
@@ -22,8 +44,20 @@ from setok.config.model import (
     MergerConfig,
     TokenizerConfig,
 )
-from setok.config.section import Section
-from setok.config.sequence import ChatConfig, SequenceConfig
+from setok.config.section import (
+    Section,
+)
+from setok.config.sequence import (
+    ChatConfig,
+    SequenceConfig,
+)
+from setok.config.setokim import (
+    LanguageModelConfig,
+    LoraConfig,
+    MaskDecoderConfig,
+    SetokimConfig,
+    TokenDiffusionConfig,
+)
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -50,7 +84,10 @@ __all__ = [
     "FlowConfig",
     "IngestConfig",
     "Job",
+    "LanguageModelConfig",
     "LoggingConfig",
+    "LoraConfig",
+    "MaskDecoderConfig",
     "MergerConfig",
     "MixtureEntry",
     "OptimConfig",
@@ -59,12 +96,16 @@ __all__ = [
     "ScenesConfig",
     "Section",
     "SequenceConfig",
+    "SetokimConfig",
+    "SetokimLossConfig",
     "SourceConfig",
+    "TokenDiffusionConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TrainConfig",
     "TrainSection",
     "WandbConfig",
+    "WordsConfig",
     "build",
     "dump_config",
     "list_presets",

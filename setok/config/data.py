@@ -28,6 +28,7 @@ class MixtureEntry(Section):
     """One ingested data set and its share of the training samples."""
 
     path: str
+    """Its folder, or where it lies in an object store: ``s3://bucket/sets/coco``, ``gs://…``."""
     weight: float = Field(1.0, gt=0.0)
     max_samples: int | None = Field(None, ge=1)
     """Use only so many of the set's records, which the seed chooses; the share stays, so they come again more often."""
@@ -72,7 +73,7 @@ class DataConfig(Section):
 
 
 class ScenesConfig(Section):
-    """Generated pictures with known truth, for a machine without any data, in the layout of COCO."""
+    """Generated pictures with known truth, for a machine without any data, in the layouts of real data sets."""
 
     train: int = Field(20_000, ge=1)
     """Pictures to learn from; no test picture is among them."""
@@ -81,3 +82,5 @@ class ScenesConfig(Section):
     """``hard``: two-tone and textured objects, neighbours of one colour, distracting backgrounds."""
     image_size: int = Field(64, ge=16)
     seed: int = Field(1, ge=0)
+    layouts: tuple[str, ...] = ("coco",)
+    """Data sets in whose layouts they are written: coco, vqav2, gqa, refcoco, instructpix2pix, magicbrush, imagenet."""

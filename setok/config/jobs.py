@@ -8,9 +8,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from setok.config.data import DataConfig, ScenesConfig, SourceConfig
-from setok.config.loss import TokenizerLossConfig
+from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
 from setok.config.model import ConceptConfig, DiscriminatorConfig, TokenizerConfig
 from setok.config.section import Section
+from setok.config.sequence import SequenceConfig
+from setok.config.setokim import SetokimConfig
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -41,25 +43,47 @@ class IngestConfig(Job):
     job: Literal["ingest"] = "ingest"
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     output: str
+    """A folder, or a prefix in an object store: ``s3://bucket/sets/coco``, ``gs://…``."""
     holdout_fraction: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the records, chosen by a hash of their id, written to ``<output>-heldout`` for evaluation."""
-    rows_per_shard: int = Field(4096, ge=1)
+    target_shard_mb: float = Field(256.0, gt=0.0, le=4096.0)
+    """Size of a Parquet file, in MB. Shards of small sets are smaller, so that there is work for several processes."""
+    rows_per_shard: int | None = Field(None, ge=1)
+    """A fixed number of records for each file instead."""
     rows_per_row_group: int = Field(64, ge=1)
+    duplicates: Literal["keep", "drop", "report"] = "keep"
+    """Records with the same pictures and the same text: ``drop`` all but the first, ``report`` how many there are."""
+    concepts: Literal["rules", "spacy"] = "rules"
+    """What finds the noun phrases of captions: a rule of ours, or spaCy's parser (extra ``nlp``)."""
+    concepts_model: str = "en_core_web_sm"
+    """Of ``concepts: spacy``: an installed package, or the folder of a saved pipeline."""
+    reencode_above_side: int | None = Field(None, ge=16)
+    """Pictures with a longer side (pixels) are scaled down to it and stored as JPEG; ``null``: stored as they came."""
+    reencode_above_bytes: int | None = Field(None, ge=1)
+    """Larger files are stored as JPEG, if that is smaller."""
+    jpeg_quality: int = Field(90, ge=1, le=100)
+    """Of re-encoded pictures."""
     max_image_side: int = Field(16_384, ge=16)
     """A picture with a longer side goes to quarantine: decompression bombs end here."""
     max_bad_fraction: float = Field(0.5, ge=0.0, le=1.0)
-    """Fail when a larger share of the records is bad."""
+    """Fail when a larger share of the records is bad: at the end, and early once 1000 have been seen."""
 
 
 class TrainConfig(Job):
     """One training stage."""
 
     job: Literal["train"] = "train"
-    stage: Literal["tokenizer"] = "tokenizer"
+    stage: Literal["tokenizer", "pretrain", "instruct"] = "tokenizer"
+    """``tokenizer`` trains SeTok; ``pretrain`` and ``instruct`` train Setokim around a SeTok that stays as it is."""
     model: TokenizerConfig = TokenizerConfig()
+    """SeTok; for ``pretrain`` and ``instruct`` it must be the one of ``checkpoint.init_from``."""
     concepts: ConceptConfig = ConceptConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    setokim: SetokimConfig | None = None
+    """Of ``pretrain`` and ``instruct``, as are the next two."""
+    setokim_loss: SetokimLossConfig = SetokimLossConfig()
+    sequence: SequenceConfig = SequenceConfig()
     data: DataConfig
     optim: OptimConfig = OptimConfig()
     train: TrainSection = TrainSection()
@@ -112,7 +136,8 @@ class TrainConfig(Job):
                 f" model.image_size={self.model.image_size}",
                 "set loss.perceptual=0, or raise model.image_size",
             )
-        parts = {"encoder", "clustering", "merger", "detokenizer", "contrast"}
+        self._check_stage()
+        parts = PARTS[self.stage == "tokenizer"]
         for part in self.optim.learning_rate_scale:
             if part not in parts:
                 raise ConfigError(
@@ -120,16 +145,76 @@ class TrainConfig(Job):
                 )
         return self
 
+    def _check_stage(self) -> None:
+        """Refuse settings of another stage, so that a run never seems to depend on them."""
+        others = _SETOKIM_SECTIONS if self.stage == "tokenizer" else _TOKENIZER_SECTIONS
+        for key in others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ConfigError(
+                    f"{key} has no part in stage={self.stage}",
+                    f"leave the section {key} out, or set stage to"
+                    + (" pretrain or instruct" if self.stage == "tokenizer" else " tokenizer"),
+                )
+        if self.stage == "tokenizer":
+            return
+        if self.setokim is None:
+            raise ConfigError(
+                f"stage={self.stage} needs the section setokim, and it is empty",
+                "start from --config pretrain or instruct",
+            )
+        if self.checkpoint.init_from is None:
+            before = "a tokenizer" if self.stage == "pretrain" else "a pretrain (or tokenizer)"
+            raise ConfigError(
+                f"stage={self.stage} starts from {before} run, and checkpoint.init_from is empty",
+                "--set checkpoint.init_from=runs/NAME",
+            )
+        self._check_setokim(self.setokim)
+
+    def _check_setokim(self, setokim: SetokimConfig) -> None:
+        model, sequence = setokim.language_model, self.sequence
+        if setokim.text_tokenizer is None and model.path is None:
+            raise ConfigError(
+                "setokim.text_tokenizer is empty, and a new language model brings none",
+                "set it to a folder with tokenizer.json (python -m setok.data.word_tokenizer makes a small one), or set"
+                " setokim.language_model.path",
+            )
+        most = self.model.clustering.num_tokens
+        if sequence.max_image_tokens < most:
+            raise ConfigError(
+                f"sequence.max_image_tokens={sequence.max_image_tokens} leaves no room for pictures of up to"
+                f" model.clustering.max_tokens={most} tokens",
+                f"--set sequence.max_image_tokens={most}",
+            )
+        if model.path is None and model.max_positions < sequence.max_length:
+            raise ConfigError(
+                f"sequence.max_length={sequence.max_length} is above setokim.language_model.max_positions={model.max_positions}",
+                f"--set setokim.language_model.max_positions={sequence.max_length}",
+            )
+        if self.optim.kind == "muon" and model.train != "full":
+            raise ConfigError(
+                f"optim.kind=muon is for whole matrices, and setokim.language_model.train={model.train}",
+                "set optim.kind=adamw",
+            )
+
+
+_SETOKIM_SECTIONS = ("setokim", "setokim_loss", "sequence")
+_TOKENIZER_SECTIONS = ("concepts", "discriminator", "loss")
+PARTS = (
+    ("language_model", "input_projector", "output_projector", "diffusion", "mask_projector", "mask_decoder"),
+    ("encoder", "clustering", "merger", "detokenizer", "contrast"),
+)
+"""What ``optim.learning_rate_scale`` may name: parts of Setokim, parts of the tokenizer's stage."""
+
 
 class EvaluateConfig(Job):
-    """Metrics of a trained tokenizer on an ingested set."""
+    """Metrics of a trained model on an ingested set: of a tokenizer, or of Setokim, as the checkpoint has it."""
 
     job: Literal["evaluate"] = "evaluate"
     checkpoint: str
     """A run folder (its newest good checkpoint is taken) or one checkpoint folder."""
     data: str
     train_data: str | None = None
-    """The set whose mean image is the reference; ``null``: the evaluated set's own."""
+    """The set that references are taken from (mean image, most frequent answers, mean mask); ``null``: the evaluated set."""
     limit: int | None = Field(None, ge=1)
     batch_size: int = Field(50, ge=1)
     num_replicas: int = Field(1, ge=1)
@@ -141,10 +226,28 @@ class EvaluateConfig(Job):
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)
+    tasks: tuple[Literal["vqa", "caption", "generate", "segment", "edit"], ...] = ()
+    """Setokim: which of the tasks that the set's records have; empty for all."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Setokim: most words of an answer or caption, in tokens."""
+    guidance: float = Field(1.0, ge=0.0)
+    """Setokim: how closely pictures follow what was asked (classifier-free guidance); 1 for none."""
+    image_temperature: float = Field(1.0, ge=0.0)
+    """Setokim: factor on the noise of drawing; 0 draws without."""
+
+
+class WordsConfig(Section):
+    """A text tokenizer of the words of ingested sets, for a language model from scratch."""
+
+    sets: tuple[str, ...] = Field(min_length=1)
+    """Ingested sets whose texts it is made of."""
+    output: str
+    """Its folder."""
+    max_words: int = Field(8192, ge=1)
 
 
 class PipelineConfig(Job):
-    """From nothing to a report: scenes (if wanted), ingest, train, evaluate.
+    """From nothing to a report: scenes (if wanted), ingest, train all stages that are given, evaluate.
 
     ``${run}`` in any value stands for the folder of the run.
     """
@@ -156,6 +259,9 @@ class PipelineConfig(Job):
     """Families to generate, each written to ``${run}/scenes/<key>/coco``."""
     ingest: tuple[IngestConfig, ...] = Field(min_length=1)
     tokenizer: TrainConfig
+    words: WordsConfig | None = None
+    pretrain: TrainConfig | None = None
+    instruct: TrainConfig | None = None
     evaluate: tuple[EvaluateConfig, ...] = Field(min_length=1)
     """The first one gives the headline figures."""
 

@@ -82,7 +82,10 @@ def _read(name: str | Path) -> dict[Any, Any]:
 
 
 def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
-    """Replace every mapping with ``extends: PRESET`` by that preset, changed by the mapping's other keys."""
+    """Replace every mapping with ``extends: PRESET`` by that preset, changed by the mapping's other keys.
+
+    ``extends: PRESET/dotted.key`` takes one section of the preset.
+    """
     if isinstance(node, list):
         return [_resolve(item, trail) for item in node]
     if not isinstance(node, dict):
@@ -95,10 +98,19 @@ def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
     )
     if "extends" not in node:
         return node
-    parent = str(node.pop("extends"))
+    asked = str(node.pop("extends"))
+    parent, _, section = asked.partition("/") if asked.partition("/")[0] in list_presets() else (asked, "", "")
     if parent in trail:
         raise ConfigError(f"presets extend each other in a circle: {' → '.join((*trail, parent))}", "break the circle")
-    return _merge(_resolve(_read(parent), (*trail, parent)), node)
+    base: Any = _resolve(_read(parent), (*trail, parent))
+    for key in filter(None, section.split(".")):
+        if not isinstance(base, dict) or key not in base:
+            known = list(base) if isinstance(base, dict) else []
+            raise ConfigError(f"extends: {asked}: the preset {parent} has no section {key!r}", did_you_mean(key, known))
+        base = base[key]
+    if not isinstance(base, dict):
+        raise ConfigError(f"extends: {asked} is a value and no section", f"write {base!r} in its place")
+    return _merge(base, node)
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -32,3 +32,16 @@ class TokenizerLossConfig(Section):
     adversarial_adaptive: bool = True
     distillation: float = Field(0.0, ge=0.0)
     """Keeps an encoder that is trained near what it was: 1 − cosine to the features of a frozen copy of it."""
+
+
+class SetokimLossConfig(Section):
+    """Weights of Setokim's loss terms, each a mean over its targets in the global batch."""
+
+    text: float = Field(1.0, ge=0.0)
+    """Cross-entropy of words."""
+    stop: float = Field(1.0, ge=0.0)
+    """Cross-entropy of the decisions whether a picture that is drawn goes on."""
+    diffusion: float = Field(1.0, ge=0.0)
+    """Denoising error of the visual tokens of pictures that are drawn."""
+    mask_cross_entropy: float = Field(1.0, ge=0.0)
+    mask_dice: float = Field(1.0, ge=0.0)

@@ -73,6 +73,9 @@ class ClusteringConfig(Section):
     """``stick_breaking``: stop when a new mask covers less than this many patches."""
     stop_scope: float = Field(0.03, ge=0.0, lt=1.0)
     """``stick_breaking``: stop when less than this share of the image is left unexplained."""
+    split_regions: int = Field(0, ge=0)
+    """Cut clusters into connected regions of at least this many patches, each a token of its own; 0 leaves them whole.
+    For the methods where the picture decides the number of tokens."""
     min_tokens: int = Field(1, ge=1)
     max_tokens: int = Field(12, ge=1)
 
@@ -130,6 +133,11 @@ class MergerConfig(Section):
     mlp_ratio: float = Field(3.0, gt=0.0)
     position: bool = True
     """Add 2-D positions to the patches before merging."""
+    relative_position: bool = False
+    """Also add where a patch lies in its cluster: seen from the cluster's centre, in units of its extent."""
+    outline: int = Field(0, ge=0)
+    """Tell every token the outline of its cluster: its place, size and a crop of its mask of this many cells a side; 0 does
+    not."""
 
 
 class FlowConfig(Section):

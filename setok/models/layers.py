@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from setok.models.attention import attend
 from setok.models.packing import Packing, attend_inside
 
 ROWS_AT_ONCE = 2048
@@ -59,9 +60,7 @@ class Attention(nn.Module):
             return self.output(rearrange(attended, "b n h d -> b n (h d)").to(x.dtype))
         q = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.key_value(y), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
-        if x.device.type == "cpu":
-            q, k, v = q.float(), k.float(), v.float()
-        attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.unsqueeze(1))
+        attended = attend(q, k, v, None if mask is None else mask.unsqueeze(1))
         return self.output(rearrange(attended, "b h n d -> b n (h d)").to(x.dtype))
 
 

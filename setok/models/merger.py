@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from setok.config import MergerConfig
+from setok.models.clustering.clusters import one_hot
+from setok.models.geometry import RELATIVE, Frame, Outline
 from setok.models.layers import Block, sincos_positions
 from setok.models.packing import Packing, pack
 from setok.models.parts import parts_of
@@ -25,6 +27,8 @@ class TokenMerger(nn.Module):
         self.intra = nn.ModuleList(Block(token_width, heads, ratio) for _ in range(config.intra_layers))
         self.inter = nn.ModuleList(Block(token_width, heads, ratio) for _ in range(config.inter_layers))
         self.norm = nn.LayerNorm(token_width)
+        self.relative = nn.Linear(RELATIVE, token_width) if config.relative_position else None
+        self.outline = Outline(config.outline, token_width) if config.outline else None
 
     def forward(
         self,
@@ -50,6 +54,11 @@ class TokenMerger(nn.Module):
         x = self.enter(features)
         if self.position:
             x = x + sincos_positions(grid, self.width).to(x)
+        if self.relative is not None or self.outline is not None:
+            members = one_hot(assignment, mask.shape[1]) if weights is None else weights
+            frame = Frame.of(one_hot(assignment, mask.shape[1]), grid)
+        if self.relative is not None:
+            x = x + self.relative(frame.relative(assignment).to(x.dtype)).to(x.dtype)
         packing = pack(assignment, mask.shape[1])
         x = x.gather(1, packing.order.unsqueeze(-1).expand_as(x))
         for block in self.intra:
@@ -59,6 +68,8 @@ class TokenMerger(nn.Module):
                 tokens = segment_mean(x.float(), packing)
             else:
                 tokens = weights.gather(2, packing.order.unsqueeze(1).expand_as(weights)) @ x.float()
+            if self.outline is not None:
+                tokens = tokens + self.outline(members, frame)
             tokens = tokens.to(self.norm.weight.dtype)
         for block in self.inter:
             tokens = block(tokens, mask.unsqueeze(1))

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from setok.models.attention import attend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def attend_masked(
     """Over all patches, under a mask that leaves only pairs of one cluster."""
     q, k, v = rearrange(qkv, "b n three h d -> three b h n d")
     same = assignment.unsqueeze(1) == assignment.unsqueeze(2)
-    return rearrange(F.scaled_dot_product_attention(q, k, v, same.unsqueeze(1)), "b h n d -> b n h d")
+    return rearrange(attend(q, k, v, same.unsqueeze(1)), "b h n d -> b n h d")
 
 
 def fits_varlen(qkv: Float[Tensor, "batch patches 3 heads dim"]) -> bool:
@@ -137,7 +138,7 @@ def attend_buckets(
     sizes = [clusters * longest for clusters, longest in buckets.shapes]
     for part, (clusters, _), mask in zip(padded.split(sizes), buckets.shapes, buckets.masks, strict=True):
         q, k, v = rearrange(part, "(c l) (three h d) -> three c h l d", c=clusters, three=3, h=heads)
-        attended = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
+        attended = attend(q, k, v, None if mask is None else mask[:, None, None])
         done.append(rearrange(attended, "c h l d -> (c l) (h d)"))
     return _Unpad.apply(torch.cat(done), buckets).view(batch, n, heads, dim)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from setok.config import TokenizerConfig
 from setok.errors import CheckpointError
@@ -117,7 +118,17 @@ def read_weights(folder: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: the file is missing or damaged, or is of another model; names the keys that differ.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    weights = matching_weights(folder, model.state_dict())
+    with torch.no_grad():
+        model.load_state_dict(weights, strict=True)
+
+
+def matching_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The folder's weights, whose names and shapes must be exactly the wanted ones.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is of another model; names the keys that differ.
+    """
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as stored:
             weights = {name: stored.get_tensor(name) for name in stored.keys()}
@@ -127,18 +138,17 @@ def read_weights(folder: Path, model: nn.Module) -> None:
         "missing": sorted(set(wanted) - set(weights)),
         "unexpected": sorted(set(weights) - set(wanted)),
         "of another shape": [
-            f"{name} {list(weights[name].shape)} instead of {list(shape)}"
-            for name, shape in sorted(wanted.items())
-            if name in weights and tuple(weights[name].shape) != shape
+            f"{name} {list(weights[name].shape)} instead of {list(tensor.shape)}"
+            for name, tensor in sorted(wanted.items())
+            if name in weights and weights[name].shape != tensor.shape
         ],
     }
     if any(differences.values()):
         details = "; ".join(f"{len(v)} {what}: {', '.join(v[:5])}" for what, v in differences.items() if v)
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {details}", "export the tokenizer again"
+            f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {details}", "export the model again"
         )
-    with torch.no_grad():
-        model.load_state_dict(weights, strict=True)
+    return weights
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -19,12 +19,46 @@ TINY_MODEL = (
 )
 
 
+@pytest.mark.timeout(900)  # three training runs and six evaluations
 def test_demo_in_small(ray_local: None, tmp_path: Path) -> None:
     small = [f"scenes.{family}.{split}=40" for family in ("plain", "hard") for split in ("train", "test")]
-    overrides = [f"output_dir={tmp_path}", "tokenizer.train.steps=10", *small, *TINY_MODEL]
+    steps = [f"{stage}.train.steps={number}" for stage, number in (("tokenizer", 10), ("pretrain", 4), ("instruct", 4))]
+    language = [
+        setting.format(stage=stage)
+        for stage in ("pretrain", "instruct")
+        for setting in (
+            "{stage}.model.encoder.width=24",
+            "{stage}.model.detokenizer.width=24",
+            "{stage}.setokim.language_model.width=48",
+            "{stage}.setokim.language_model.depth=1",
+            "{stage}.setokim.diffusion.width=32",
+            "{stage}.setokim.diffusion.depth=1",
+            "{stage}.setokim.diffusion.sampling_steps=2",
+            "{stage}.setokim.mask_decoder.width=16",
+            "{stage}.train.log_every=2",
+        )
+    ]
+    limits = [f"ingest.{number}.sources.0.limit=30" for number in (5, 7)]
+    overrides = [f"output_dir={tmp_path}", *steps, *small, *TINY_MODEL, *language, *limits]
     config = load_config(PipelineConfig, "demo", overrides)
     report = run_pipeline(config)
-    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())["tokenizer"]
+    whole = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    metrics, instruct = whole["tokenizer"], whole["instruct"]
+    assert whole["pretrain"]["steps"] == instruct["steps"] == 4
+    assert instruct["evaluations"].keys() == {"questions", "captions", "regions", "edits"}
+    for task, names in {
+        "vqa": ("accuracy", "blind", "constant", "by_question"),
+        "caption": ("precision", "exact"),
+        "segment": ("giou", "ciou"),
+        "generate": ("psnr", "l1", "tokens"),
+        "edit": ("psnr", "l1", "tokens"),
+    }.items():
+        for name in names:
+            assert math.isfinite(instruct[task][name]), (task, name)
+    assert instruct["segment"]["references"].keys() == {"constant", "largest_cluster", "second_cluster"}
+    assert instruct["edit"]["references"].keys() == {"mean_image", "tokenizer", "unchanged"}
+    assert instruct["vqa"]["num"] == 30
+    assert instruct["vqa"]["by_type"].keys() >= {"how many", "is there a"}
     for name in (
         "psnr",
         "psnr_gain_over_mean_image",
@@ -43,7 +77,7 @@ def test_demo_in_small(ray_local: None, tmp_path: Path) -> None:
     assert "<html" in page
     assert "hard" in page
     marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "data").rglob("*.parquet")}
-    assert len(marks) == 4
+    assert len(marks) == 10
     run_pipeline(config)  # again: everything is there, and stays
     assert {path: path.stat().st_mtime_ns for path in marks} == marks
 

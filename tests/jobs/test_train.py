@@ -24,7 +24,7 @@ from ray_jobs.train import train
 from setok import checkpoint
 from setok.config import EvaluateConfig, IngestConfig, TrainConfig, build
 from setok.errors import CheckpointError, ConfigError, DataError
-from setok.predictor import Predictor
+from setok.predictor import TokenizerPredictor
 
 LOSSES = ("train/loss", "train/l1", "train/contrast", "train/grad_norm")
 
@@ -194,7 +194,7 @@ def test_other_workers_go_on_from_the_same_checkpoint(pictures: Path, tmp_path: 
 
 def test_weights_come_back_through_the_predictor(pictures: Path, tmp_path: Path) -> None:
     run = train(run_config(pictures, tmp_path, "run"))
-    predictor = Predictor.from_checkpoint(run)
+    predictor = TokenizerPredictor.from_checkpoint(run)
     assert predictor.image_size == 16
     started = train(run_config(pictures, tmp_path, "second", checkpoint={"init_from": str(run)}, train={"steps": 1}))
     first = json.loads((started / "metrics.jsonl").read_text().splitlines()[0])

@@ -183,6 +183,7 @@ SETTINGS = {
     "num_clusters": ({"method": "grid"}, {"num_clusters": 3}),
     "num_iterations": ({"method": "kmeans", "num_clusters": 8, "num_iterations": 0}, {"num_iterations": 5}),
     "sharpness": ({}, {"sharpness": 1.5}),
+    "split_regions": ({"sharpness": 4.0}, {"split_regions": 1}),
     "stop_mass": ({"stop_mass": 0.0}, {"stop_mass": 12.0}),
     "stop_scope": ({"stop_mass": 0.0}, {"stop_scope": 0.6}),
     "min_tokens": ({"method": "cosine_graph", "similarity_threshold": 0.0}, {"min_tokens": 11}),

@@ -15,7 +15,7 @@ from setok.checkpoint import TrainerState
 from setok.config import TrainConfig, build
 from setok.ema import WeightAverage, decay_at
 from setok.errors import CheckpointError, ConfigError
-from setok.predictor import Predictor
+from setok.predictor import TokenizerPredictor
 from setok.stages import build_stage
 from tests import fakes
 from tests.unit.test_models import batch_of, pictures, tiny
@@ -112,7 +112,7 @@ def test_inference_uses_it_unless_asked_for_raw_weights(tmp_path: Path) -> None:
     path = checkpoint.save(config.run_dir, config, weights, {"model": {}}, state)
     batch = batch_of(pictures(2))
     averaged, raw = (
-        Predictor.from_checkpoint(path, **kind).reconstruct(batch).pixels for kind in ({}, {"weights": "raw"})
+        TokenizerPredictor.from_checkpoint(path, **kind).reconstruct(batch).pixels for kind in ({}, {"weights": "raw"})
     )
     inside = (raw > 0) & (raw < 0.8)
     assert inside.float().mean() > 0.3

@@ -18,6 +18,7 @@ from setok.models.clustering.cosine_graph import cosine_graph
 from setok.models.clustering.density_peaks import density_peak_scores, squared_distances
 from setok.models.clustering.dpc_knn import dpc_knn
 from setok.models.clustering.fixed import grid_cells, kmeans
+from setok.models.clustering.regions import split_regions
 from setok.models.clustering.stick_breaking import stick_breaking
 
 NOT_FINITE = "the features to cluster hold NaN or infinity"
@@ -49,7 +50,8 @@ def cluster(
     features = F.normalize(features.float(), dim=-1)
     require_finite(features)
     if config.method in ("stick_breaking", "dpc_knn", "cosine_graph"):
-        return _by_distance(squared_distances(features), config, patch_mask)
+        found = _by_distance(squared_distances(features), config, patch_mask)
+        return _cut(found, config, grid)
     real = (
         torch.ones(features.shape[:2], dtype=torch.bool, device=features.device) if patch_mask is None else patch_mask
     )
@@ -94,6 +96,18 @@ def cluster_distances(
         distances = distances.masked_fill(~(patch_mask.unsqueeze(1) & patch_mask.unsqueeze(2)), 0.0)
     require_finite(distances)
     return _by_distance(distances, config, patch_mask)
+
+
+def _cut(clusters: Clusters, config: ClusteringConfig, grid: tuple[int, int] | None) -> Clusters:
+    """Into connected regions, where the config asks for that."""
+    if not config.split_regions:
+        return clusters
+    if grid is None:
+        raise ConfigError(
+            f"clustering.split_regions={config.split_regions} needs to know where patches lie, and no grid was given",
+            "pass grid=(rows, columns)",
+        )
+    return split_regions(clusters, grid, min_patches=config.split_regions, max_tokens=config.max_tokens)
 
 
 def require_finite(values: Tensor) -> None:

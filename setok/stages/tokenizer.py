@@ -1,23 +1,16 @@
-"""A stage knows the science of one training run: which modules learn, what a batch must know of the others, and the loss.
-
-The loop (ray_jobs/loop.py) knows the machine: it calls ``prepare`` on all micro-batches of a step, then gives each active
-module its turn over them.
-"""
+"""Stage 1: SeTok learns to paint pictures from its tokens, and tokens learn the concepts of the pictures."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext, VisualTokens
-from setok.checkpoint import load_model
 from setok.collectives import all_gather_rows, all_reduce_sum
 from setok.config import TrainConfig
 from setok.losses import (
@@ -33,32 +26,12 @@ from setok.models.detokenizer import Painting
 from setok.models.discriminator import Discriminator
 from setok.models.distillation import FeatureTeacher
 from setok.models.flow import flow_loss
-from setok.models.layers import Block, CrossBlock
 from setok.models.perceptual import Perceptual, load_perceptual
 from setok.models.tokenizer import SeTok, patchify
 from setok.optim import build_optimizer
-
-TEACHER = "teacher."
-"""Names of the weights of the frozen copy that distillation keeps to."""
+from setok.stages.base import block_matrices, freeze
 
 logger = logging.getLogger(__name__)
-
-
-class Stage(Protocol):
-    """What the loop needs of a stage."""
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """Learning modules in the order of their turns; ``modules[name](batch, context)`` gives a ``LossOutput``."""
-
-    def prepare(self, micro_batches: Sequence[ImageTextBatch], *, step: int) -> list[StepContext]:
-        """What each micro-batch must know of the whole step; a collective over all ranks."""
-
-    def is_active(self, name: str, step: int) -> bool:
-        """Whether a module takes its turn at this step."""
-
-    def optimizer(self, name: str) -> torch.optim.Optimizer:
-        """A new optimizer of a module's trainable parameters."""
 
 
 class TokenizerTask(nn.Module):
@@ -85,7 +58,7 @@ class TokenizerTask(nn.Module):
         # In a tuple, so that it is not registered: the discriminator learns in a turn of its own.
         self.critic: tuple[Discriminator, ...] = ()
         self.perceptual: Perceptual | None = None  # the stage loads it: inference does without
-        _freeze(self, config)
+        freeze(self, config)
 
     def forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
         """This micro-batch's share of the global mean loss."""
@@ -307,37 +280,3 @@ def _inside(
 def _say_once(message: str) -> None:
     """Log a warning the first time only: a run builds its stage to be described, and again to be trained."""
     logger.warning(message)
-
-
-def build_stage(config: TrainConfig) -> Stage:
-    """The stage that ``config`` describes, with freshly initialised (or pretrained) modules."""
-    return TokenizerStage(config)
-
-
-def load_initial_weights(source: Path, module: nn.Module, name: str) -> None:
-    """A new run's weights from another run's checkpoint; the copy that distillation keeps to is one of these weights.
-
-    Raises:
-        CheckpointError: the checkpoint is of another model.
-    """
-    # From the running average, where there is one: it is the better model.
-    load_model(source, module, name, skip=TEACHER, average=True)
-    if isinstance(module, TokenizerTask) and module.loss.distillation:
-        module.teacher.follow(module.tokenizer.encoder)
-
-
-def block_matrices(module: nn.Module) -> frozenset[str]:
-    """Names of the weight matrices inside transformer blocks: what Muon is meant for."""
-    names = set()
-    for prefix, child in module.named_modules():
-        if isinstance(child, (Block, CrossBlock)):
-            names |= {f"{prefix}.{name}" for name, p in child.named_parameters() if p.ndim == 2}
-    return frozenset(names)
-
-
-def _freeze(module: nn.Module, config: TrainConfig) -> None:
-    """Parts whose learning-rate scale is 0 are frozen and never reach the optimizer."""
-    frozen = {part for part, scale in config.optim.learning_rate_scale.items() if scale == 0}
-    for name, parameter in module.named_parameters():
-        if frozen & set(name.split(".")):
-            parameter.requires_grad_(False)

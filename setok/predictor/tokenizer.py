@@ -1,4 +1,4 @@
-"""The one way from a checkpoint to results, for evaluation, serving and notebooks."""
+"""From a tokenizer run to tokens, reconstructions and concept scores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reconstruction:
     was trained without concept contrast."""
 
 
-class Predictor:
+class TokenizerPredictor:
     """A trained tokenizer, ready for use: deterministic, without gradients."""
 
     def __init__(self, config: TrainConfig, task: TokenizerTask, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema"
-    ) -> Predictor:
+    ) -> TokenizerPredictor:
         """Load a run's newest good checkpoint, or the checkpoint folder itself.
 
         Args:

@@ -1,0 +1,284 @@
+"""The report on Setokim: answers, captions, regions and drawn pictures next to the truth, and figures next to references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from ray_jobs.charts import Bar, bar_chart
+from ray_jobs.report_rows import Row, is_known, show
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetokimReport:
+    """One evaluation of Setokim: a set, its figures by task, and some examples."""
+
+    label: str
+    metrics: Metrics
+    examples: tuple[Mapping[str, Any], ...] = field(default=())
+    """As ``ray_jobs.setokim_evaluation`` writes them; pictures are PNG in base64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    title: str
+    meaning: str
+    figures: tuple[Row, ...]
+    references: tuple[tuple[tuple[str, ...], str], ...]
+    """Where a reference's figures lie in the task's, and its name; the figure's key comes last."""
+
+
+TASKS: dict[str, _Task] = {
+    "vqa": _Task(
+        title="Questions",
+        meaning="The model reads a picture's tokens and a question. Beside it: the most frequent training answer to the same"
+        " words, which is all that reading without seeing can give; the model itself when it is shown a gray picture; and the"
+        " most frequent answer to the type of question.",
+        figures=(
+            Row(
+                key="accuracy",
+                name="Answers right",
+                meaning="Share of the questions, as VQAv2 counts.",
+                unit="%",
+                digits=0,
+            ),
+        ),
+        references=(
+            (("by_question",), "by the words alone"),
+            (("blind",), "shown gray"),
+            (("constant",), "one answer a type"),
+        ),
+    ),
+    "caption": _Task(
+        title="Captions",
+        meaning="Every thing in the picture should be named by its right name, as often as it is there.",
+        figures=(
+            Row(
+                key="recall",
+                name="Things named",
+                meaning="Share of the things in the true caption that are said.",
+                unit="%",
+                digits=0,
+            ),
+            Row(
+                key="precision",
+                name="Things right",
+                meaning="Share of the things said that are there.",
+                unit="%",
+                digits=0,
+            ),
+            Row(
+                key="exact", name="Word for word", meaning="Captions that are exactly the true one.", unit="%", digits=0
+            ),
+        ),
+        references=(),
+    ),
+    "segment": _Task(
+        title="Regions",
+        meaning="The model is told a phrase and marks the one thing that it means. Beside it: the one mask that fits all training"
+        " phrases best, and always marking the largest or second largest of the picture's tokens.",
+        figures=(
+            Row(
+                key="giou",
+                name="gIoU",
+                meaning="Overlap of the marked with the true region, mean over phrases.",
+                digits=3,
+            ),
+            Row(
+                key="ciou",
+                name="cIoU",
+                meaning="All shared pixels over all pixels of either: large things count more.",
+                digits=3,
+            ),
+        ),
+        references=(
+            (("references", "constant"), "one mask for all"),
+            (("references", "second_cluster"), "second token"),
+            (("references", "largest_cluster"), "largest token"),
+        ),
+    ),
+    "generate": _Task(
+        title="Pictures from captions",
+        meaning="The model draws visual tokens for a caption, and the tokenizer paints them. A caption leaves places and sizes"
+        " open, so the likeness to the one true picture can only be small; “true tokens” is the tokenizer's own limit.",
+        figures=(
+            Row(
+                key="psnr", name="PSNR", unit="dB", digits=1, meaning="Likeness to the picture that the caption is of."
+            ),
+            Row(key="l1", name="Mean absolute error", digits=3, better="lower", meaning="In units of full brightness."),
+        ),
+        references=(
+            (("references", "tokenizer"), "true tokens"),
+            (("references", "mean_image"), "mean picture"),
+        ),
+    ),
+    "edit": _Task(
+        title="Edits",
+        meaning="The model reads a picture and an instruction, and draws the picture that should come of it.",
+        figures=(
+            Row(key="psnr", name="PSNR", unit="dB", digits=1, meaning="Likeness to the picture after the edit."),
+            Row(key="l1", name="Mean absolute error", digits=3, better="lower", meaning="In units of full brightness."),
+        ),
+        references=(
+            (("references", "tokenizer"), "true tokens"),
+            (("references", "unchanged"), "unchanged"),
+            (("references", "mean_image"), "mean picture"),
+        ),
+    ),
+}
+
+
+def headline(reports: Sequence[SetokimReport]) -> str:
+    """Tiles with the figure that matters most of every task."""
+    tiles = []
+    for task, report in _measured(reports):
+        about, metrics = TASKS[task], report.metrics[task]
+        row = about.figures[0]
+        beside = [
+            f"{show(_value(metrics, (*path, row.key)), row)}{' %' if row.unit == '%' else ''} {escape(name)}"
+            for path, name in TASKS[task].references
+            if is_known(_value(metrics, (*path, row.key)))
+        ]
+        unit = f"<i>{row.unit}</i>" if row.unit else ""
+        tiles.append(
+            f'<li class="card"><span class="name">{about.title}: {_inside(row.name)}</span>'
+            f'<span class="figure">{show(metrics.get(row.key), row)}{unit}</span>'
+            f'<span class="beside">{"<br>".join(beside[:2])}</span></li>'
+        )
+    return f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
+
+
+def _inside(name: str) -> str:
+    """A name inside a sentence; gIoU and PSNR stay as they are."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
+
+
+def sections(reports: Sequence[SetokimReport]) -> list[str]:
+    """A section for every task: figures beside references, then examples."""
+    return [_section(task, report) for task, report in _measured(reports)]
+
+
+def _measured(reports: Sequence[SetokimReport]) -> list[tuple[str, SetokimReport]]:
+    """Tasks in their order, each with the first report that has it."""
+    found = []
+    for task in TASKS:
+        report = next((report for report in reports if task in report.metrics), None)
+        if report is not None:
+            found.append((task, report))
+    return found
+
+
+def _section(task: str, report: SetokimReport) -> str:
+    about, metrics = TASKS[task], report.metrics[task]
+    charts = []
+    for row in about.figures:
+        bars = [Bar(label="Setokim", value=metrics.get(row.key), main=True)]
+        for path, name in TASKS[task].references:
+            value = _value(metrics, (*path, row.key))
+            if is_known(value):
+                bars.append(Bar(label=name, value=value))
+        scaled = [Bar(label=bar.label, value=_scaled(bar.value, row), main=bar.main) for bar in bars]
+        chart = bar_chart(scaled, title=row.name, unit=row.unit, digits=row.digits)
+        better = " Lower is better." if row.better == "lower" else ""
+        charts.append(
+            f'<figure class="card"><h3>{row.name}{f", {row.unit}" if row.unit else ""}</h3>{chart}'
+            f"<figcaption>{row.meaning}{better}</figcaption></figure>"
+        )
+    table = _by_type(metrics["by_type"]) if "by_type" in metrics else ""
+    shown = [example for example in report.examples if example["task"] == task]
+    examples = f'<div class="asked">{"".join(_example(example) for example in shown)}</div>' if shown else ""
+    return (
+        f"<section><h2>{about.title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(report.label)}”.</p>"
+        f'<div class="charts">{"".join(charts)}</div>{table}{examples}</section>'
+    )
+
+
+def _value(metrics: Metrics, path: tuple[str, ...]) -> Any:
+    """What lies at a path; the references of questions are figures themselves, with no key below them."""
+    found: Any = metrics
+    for key in path:
+        if not isinstance(found, Mapping):
+            return found
+        found = found.get(key)
+    return found
+
+
+def _scaled(value: float | None, row: Row) -> float | None:
+    return 100 * value if row.unit == "%" and is_known(value) else value
+
+
+def _by_type(types: Mapping[str, Mapping[str, Any]]) -> str:
+    """Answers by type of question."""
+    row = TASKS["vqa"].figures[0]
+    columns = (
+        ("accuracy", "Setokim"),
+        ("by_question", "same words"),
+        ("blind", "gray picture"),
+        ("constant", "constant"),
+    )
+    heads = "".join(
+        f'<th scope="col">{name}</th>' for name in ("questions that begin", *(n for _, n in columns), "asked")
+    )
+    lines = []
+    for kind in sorted(types, key=lambda kind: -types[kind]["num"]):
+        figures = types[kind]
+        cells = "".join(
+            f'<td class="{"ours" if key == "accuracy" else ""}">{show(figures.get(key), row)} %</td>'
+            for key, _ in columns
+        )
+        lines.append(f'<tr><th scope="row">{escape(kind)} …</th>{cells}<td>{figures["num"]}</td></tr>')
+    return (
+        '<div class="scroll card" tabindex="0" role="region" aria-label="Answers by type of question">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    """One thing asked: its pictures side by side, what was said, and what is true."""
+    names = {"given": "shown", "truth": "true picture", "mask": "marked", "true mask": "true region"}
+    pictures = "".join(
+        f'<span><img class="pixels" src="data:image/png;base64,{data}" alt="{names.get(name, name)}">'
+        f"<small>{names.get(name, name)}</small></span>"
+        for name, data in example["images"].items()
+    )
+    words = []
+    if example["asked"]:
+        words.append(f'<p class="ask">{escape(example["asked"])}</p>')
+    if example["said"] or example["truth"]:
+        right = _plain(example["said"]) == _plain(example["truth"])
+        mark = '<b class="right">✓</b> ' if right else '<b class="wrong">✗</b> '
+        words.append(f"<p>{mark}{escape(example['said']) or '<i>nothing</i>'}</p>")
+        if not right:
+            words.append(f'<p class="true">{escape(example["truth"])}</p>')
+    return (
+        f'<figure class="card n{len(example["images"])}"><div class="row">{pictures}</div>'
+        f'<figcaption title="{escape(example["id"])}">{"".join(words)}</figcaption></figure>'
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).strip(" .")
+
+
+STYLE = """
+.asked { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; margin-top: 18px; }
+.asked figure { margin: 0; padding: 10px; break-inside: avoid; }
+.asked .row { display: grid; gap: 6px; grid-template-columns: repeat(3, 1fr); }
+.asked .n1 { display: grid; grid-template-columns: 1fr 2fr; gap: 12px; }
+.asked .n1 .row { grid-template-columns: 1fr; } .asked .n1 figcaption { margin-top: 0; }
+.asked .n2 .row { grid-template-columns: repeat(2, 1fr); }
+.asked img { display: block; width: 100%; aspect-ratio: 1; border-radius: 4px; }
+.asked img { image-rendering: pixelated; background: var(--wash); }
+.asked small { display: block; font-size: 11.5px; text-align: center; margin-top: 2px; }
+.asked figcaption { margin-top: 8px; }
+.asked figcaption p { margin: 0 0 2px; color: var(--ink); }
+.asked .ask { font-weight: 600; }
+.asked .true { color: var(--muted); }
+.asked .right { color: var(--good); } .asked .wrong { color: var(--bad); }
+@media (max-width: 860px) { .asked { grid-template-columns: repeat(2, 1fr); } }
+@media (max-width: 620px) { .asked { grid-template-columns: 1fr; } }
+"""

@@ -1,0 +1,10 @@
+"""The one way from a trained model to results, for evaluation, serving and notebooks.
+
+``Predictor`` is for Setokim: chat, captions, answers, pictures, edits, regions. ``TokenizerPredictor`` is for SeTok alone.
+"""
+
+from setok.predictor.replies import MaskPart, PicturePart, Reply, TextPart
+from setok.predictor.setokim import Predictor
+from setok.predictor.tokenizer import Reconstruction, TokenizerPredictor
+
+__all__ = ["MaskPart", "PicturePart", "Predictor", "Reconstruction", "Reply", "TextPart", "TokenizerPredictor"]

@@ -1,0 +1,60 @@
+"""What Setokim answers: text, pictures and masks in the order in which it gave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A stretch of text."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturePart:
+    """A picture that was drawn."""
+
+    pixels: UInt8[Tensor, "3 height width"]
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPart:
+    """A region of the conversation's first picture."""
+
+    mask: Bool[Tensor, "height width"]
+    score: Float[Tensor, ""]
+    """How sure the model is, from 0 to 1: the mean probability inside the region."""
+
+
+Part = TextPart | PicturePart | MaskPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One answer."""
+
+    parts: tuple[Part, ...]
+    reason: Literal["stop", "length"]
+    """Why it ended: by itself, or because there was no more room."""
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart)).strip()
+
+    @property
+    def pictures(self) -> tuple[UInt8[Tensor, "3 height width"], ...]:
+        """All that was drawn."""
+        return tuple(part.pixels for part in self.parts if isinstance(part, PicturePart))
+
+    @property
+    def masks(self) -> tuple[Bool[Tensor, "height width"], ...]:
+        """All that was pointed at."""
+        return tuple(part.mask for part in self.parts if isinstance(part, MaskPart))

@@ -1,0 +1,73 @@
+"""Stored records as questions: prompts as in training, and what would have been right."""
+
+from __future__ import annotations
+
+import pytest
+
+from setok.config import SequenceConfig
+from setok.data.chat import Slot
+from setok.data.schema import EncodedImage, Mask, Record, Turn
+from setok.errors import DataError
+from setok.predictor.exercises import questions_of, tasks_of
+
+BARE = SequenceConfig.model_validate({"instructions": "none", "short_answer": False})
+IMAGE = EncodedImage(data=b"x")
+MASK = Mask(counts=[4], height=2, width=2)
+
+
+def talk(*texts: str) -> list[Turn]:
+    return [Turn(role="assistant" if number % 2 else "user", text=text) for number, text in enumerate(texts)]
+
+
+def test_a_captioned_picture_is_described_and_drawn() -> None:
+    record = Record(id="c", source="s", task="caption", images=[IMAGE], caption="a dog")
+    assert tasks_of(record) == ("caption", "generate")
+    (describe,) = questions_of(record, "caption", BARE)
+    assert describe.images == (0,)
+    assert describe.target is None
+    (draw,) = questions_of(record, "generate", BARE)
+    assert draw.images == ()
+    assert draw.target == 0
+    assert draw.text == "a dog"
+
+
+def test_the_last_question_with_what_came_before() -> None:
+    record = Record(
+        id="q", source="s", task="vqa", images=[IMAGE], conversation=talk("<image>\nOne?", "1", "Two?", "2")
+    )
+    (question,) = questions_of(record, "vqa", BARE)
+    assert [message.role for message in question.messages] == ["user", "assistant", "user"]
+    assert question.text == "Two?"
+    assert question.images == (0,)
+
+
+def test_every_phrase_is_asked_by_itself() -> None:
+    turns = talk("<image>\nSegment the dog", "<mask>", "Segment the cat", "<mask>")
+    record = Record(id="m", source="s", task="segment", images=[IMAGE], masks=[MASK, MASK], conversation=turns)
+    first, second = questions_of(record, "segment", BARE)
+    assert (first.mask, second.mask) == (0, 1)
+    assert first.text == "Segment the dog"
+    assert second.messages[0].parts == (Slot.IMAGE, "\nSegment the cat")
+    assert second.images == (0,)
+
+
+def test_a_phrase_without_conversation() -> None:
+    record = Record(id="m", source="s", task="segment", images=[IMAGE], masks=[MASK], caption="the dog")
+    (question,) = questions_of(record, "segment", BARE)
+    assert question.mask == 0
+    assert question.text == "the dog"
+
+
+def test_the_picture_that_an_edit_should_give() -> None:
+    images = [IMAGE, EncodedImage(data=b"1", role="target"), EncodedImage(data=b"2", role="target")]
+    turns = talk("<image>\nadd a hat", "<image>", "make it red", "<image>")
+    record = Record(id="e", source="s", task="edit", images=images, conversation=turns)
+    (question,) = questions_of(record, "edit", BARE)
+    assert question.images == (0, 1)
+    assert question.target == 2
+
+
+def test_what_cannot_be_asked() -> None:
+    assert tasks_of(Record(id="t", source="s", task="text", caption="words")) == ()
+    with pytest.raises(DataError):
+        questions_of(Record(id="c", source="s", task="caption", images=[IMAGE]), "caption", BARE)
