@@ -16,6 +16,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -77,6 +78,13 @@ class Engine(ABC):
         if norm is None or not math.isfinite(norm):
             raise _not_finite(f"the gradient norm of the {self.name} is not finite (its loss is {self.loss:.6g})", step)
         return norm
+
+    def whole(self, part: nn.Module | None) -> AbstractContextManager[None]:
+        """A context in which all weights of a part of the module are there to be used outside of the engine's forward pass.
+
+        A collective over all ranks.
+        """
+        return nullcontext()
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -215,6 +223,14 @@ class DeepSpeedEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages over ranks; without scale_wrt_gas it does not divide by the accumulation steps.
         self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+
+    def whole(self, part: nn.Module | None) -> AbstractContextManager[None]:
+        if self._stage < 3 or part is None:
+            return nullcontext()
+        from deepspeed.runtime.zero import GatheredParameters
+
+        gathered: AbstractContextManager[None] = GatheredParameters(list(part.parameters()))
+        return gathered
 
     def _update(self) -> float | None:
         if self._stage == 0:
