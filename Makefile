@@ -3,7 +3,7 @@
 # make setup    a virtual environment in .venv, nothing else
 # make lint     ruff and mypy
 # make format   let ruff rewrite what it can
-# make test-extras  the tests of what needs timm, in an environment of its own, .venv-extras
+# make test-extras  the tests of what needs timm or LPIPS, in an environment of its own, .venv-extras
 # make clean    remove the environment and all caches; runs/ and data/ stay
 #
 # Settings:
@@ -16,6 +16,7 @@
 TORCH := 2.13.0
 TORCHVISION := 0.28.0
 TIMM := 1.0.31
+LPIPS := 0.1.4
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CUDA ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -47,14 +48,14 @@ test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest
 
-# timm needs torchvision, whose wheel brings no CUDA package of its own and works beside the CPU build of torch only with
+# timm and LPIPS need torchvision, whose wheel brings no CUDA package of its own and works beside the CPU build of torch only with
 # the trick of tests/extras/conftest.py; in .venv it would break transformers. The rest is taken from .venv.
 test-extras: .venv-extras/.installed
 	.venv-extras/bin/python -m pytest tests/extras
 
 .venv-extras/.installed: $(VENV)/.installed
 	test -x .venv-extras/bin/python || $(BIN)/python -m venv .venv-extras
-	.venv-extras/bin/python -m pip install --no-deps "timm==$(TIMM)" "torchvision==$(TORCHVISION)"
+	.venv-extras/bin/python -m pip install --no-deps "timm==$(TIMM)" "torchvision==$(TORCHVISION)" "lpips==$(LPIPS)"
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
 	  "$$(.venv-extras/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
 	@touch $@

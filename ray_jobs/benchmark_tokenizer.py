@@ -1,6 +1,7 @@
 """What tokenizing costs: images per second of the parts, against the bare encoder and against a plain loop.
 
     python -m ray_jobs.benchmark tokenizer --size demo --batch 8,16 --repeats 7
+    python -m ray_jobs.benchmark tokenizer --size siglip_so400m --batch 1,8,64 --references-up-to 8
 
 Weights are random. The encoder sees random pictures; clustering and merger see features with planted regions, since a
 random encoder gives none. Parts are timed in turn, over and over, and the median counts, so that a load that comes and
@@ -10,6 +11,7 @@ goes meets all alike.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import platform
@@ -38,6 +40,8 @@ PRESETS = {"demo": "tokenizer_demo", "siglip_so400m": "tokenizer_siglip"}
 REGIONS = {"demo": 10, "siglip_so400m": 25}
 """Planted regions: objects and ground of a generated scene; the mean number of tokens of the paper."""
 PARTS = ("encoder", "tokenizer", "loop")
+DERIVED = ("images_per_second", "milliseconds_per_image", "over_encoder", "over_loop", "parts")
+TABLE_WIDTH = 140
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -63,6 +67,19 @@ class Row:
     def images_per_second(self) -> float:
         """Through all parts that were timed."""
         return self.batch / ((self.encoder or 0.0) + self.clustering + self.merger)
+
+    @property
+    def milliseconds_per_image(self) -> float:
+        """Of clustering and merger; the same for every batch where time grows linearly with it."""
+        return 1000 * (self.clustering + self.merger) / self.batch
+
+    @property
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Images per second and share of the time of every part that was timed."""
+        times = {"encoder": self.encoder, "clustering": self.clustering, "merger": self.merger}
+        timed = {name: seconds for name, seconds in times.items() if seconds is not None}
+        whole = sum(timed.values())
+        return {n: {"images_per_second": self.batch / t, "share": t / whole} for n, t in timed.items()}
 
     @property
     def over_encoder(self) -> float | None:
@@ -145,8 +162,8 @@ class Bench:
             if module is not None:
                 module.to(device).eval()
 
-    def measure(self, batch: int, repeats: int, *, with_loop: bool) -> Row:
-        """Time every part at a batch size.
+    def measure(self, batch: int, repeats: int, *, with_encoder: bool, with_loop: bool) -> Row:
+        """Time every part at a batch size; the encoder if there is one.
 
         Raises:
             TrainingError: the loop disagrees with the batched parts: the figures would compare different things.
@@ -170,7 +187,7 @@ class Bench:
             "clustering": lambda: self.head(features, grid=self.grid),
             "merger": merge,
         }
-        if self.encoder is not None:
+        if with_encoder and self.encoder is not None:
             encoder = self.encoder
             calls["encoder"] = lambda: encoder(pixels)
         if with_loop:
@@ -224,6 +241,7 @@ class Bench:
             before = torch.cuda.memory_allocated(self.device)
             return call(), (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
         try:
+            _give_memory_back()
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
             before = _status("VmRSS")
             return call(), (_status("VmHWM") - before) / 2**20
@@ -231,10 +249,25 @@ class Bench:
             return call(), None
 
 
+def _give_memory_back() -> None:
+    """Return freed memory to the system, so that using it again counts; with glibc, elsewhere it comes back by itself."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _status(key: str) -> int:
     """A line of this process's status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
+
+
+def _processor() -> str:
+    """Name of the processor, as far as the system tells it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def report(rows: Sequence[Row]) -> Table:
@@ -247,12 +280,13 @@ def report(rows: Sequence[Row]) -> Table:
         "encoder",
         "clustering",
         "merger",
+        "ms/image",
         "× encoder",
-        "× faster than loop",
+        "× loop",
         "MiB",
     )
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True, overflow="fold")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
     return table
@@ -276,6 +310,7 @@ def _cells(row: Row) -> list[str]:
         part(row.encoder),
         part(row.clustering),
         part(row.merger),
+        f"{row.milliseconds_per_image:.1f}",
         "–" if row.over_encoder is None else f"{row.over_encoder:.3f}",
         "–" if row.over_loop is None else f"{row.over_loop:.2f}",
         "–" if row.memory_mib is None else f"{row.memory_mib:.0f}",
@@ -308,19 +343,21 @@ def tokenizer(arguments: argparse.Namespace) -> list[Row]:
         bench = Bench(arguments.size, device, dtype, with_encoder="encoder" in parts, clock=CLOCKS[arguments.clock])
         for batch in batches:
             log.info("batch %d", batch)
-            rows.append(bench.measure(batch, arguments.repeats, with_loop="loop" in parts))
-    launch.console().print(report(rows), width=140)
-    launch.console().print(markdown(rows))
+            small = arguments.references_up_to is None or batch <= arguments.references_up_to
+            rows.append(
+                bench.measure(batch, arguments.repeats, with_encoder=small, with_loop=small and "loop" in parts)
+            )
+    console = launch.console()
+    console.width = max(console.width, TABLE_WIDTH)  # a pipe says 80
+    console.print(report(rows))
+    console.print(markdown(rows))
     if arguments.output:
         machine = {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        figures = [
-            asdict(row) | {name: getattr(row, name) for name in ("images_per_second", "over_encoder", "over_loop")}
-            for row in rows
-        ]
+        figures = [asdict(row) | {name: getattr(row, name) for name in DERIVED} for row in rows]
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(
             json.dumps(
@@ -343,6 +380,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", default="8", metavar="N,N…", help="batch sizes (default 8)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up (default 5)")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"what to time (default {','.join(PARTS)})")
+    up_to = "time encoder and loop, which take long, only at batches up to this (default all)"
+    parser.add_argument("--references-up-to", type=int, default=None, metavar="N", help=up_to)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32", help="bf16 means autocast (default fp32)")
     parser.add_argument("--threads", type=int, default=None, help="threads of one operation on CPU (default torch's)")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks
 from setok.data.schema import Manifest
 from setok.data.shards import DEFAULT_CACHE_BYTES, ShardReader
+from setok.data.storage import Storage
 from setok.errors import ConfigError, DataError, SetokError
 
 if TYPE_CHECKING:  # this module is imported by data workers, which need neither torch nor Ray Train
@@ -52,6 +52,7 @@ class DataSpec:
     max_epochs: tuple[int | None, ...]
     seed: int
     image_size: int
+    fit_multiple: int | None
     augment: AugmentConfig | None
     packing: Packing | None
     """Rows of the stream are packs of samples; without it they are samples."""
@@ -76,7 +77,7 @@ class DataSpec:
                 "--set data.augment=null",
             )
         train = config.data.train
-        folders = tuple(str(Path(entry.path).absolute()) for entry in train)
+        folders = tuple(Storage(entry.path).address for entry in train)
         manifests = [Manifest.load(folder) for folder in folders]
         spec = cls(
             folders=folders,
@@ -87,6 +88,7 @@ class DataSpec:
             max_epochs=tuple(entry.max_epochs for entry in train),
             seed=config.seed,
             image_size=config.model.image_size,
+            fit_multiple=config.model.fit_multiple,
             augment=config.data.augment,
             packing=packing,
             start_step=start_step,
@@ -211,6 +213,7 @@ class ImageDecoder(Decoder):
             self._stored(source, row),
             image_size=self.spec.image_size,
             with_segments=False,
+            fit_multiple=self.spec.fit_multiple,
             augmenter=self._augmenter,
             epochs=epoch,
         )

@@ -27,7 +27,7 @@ from ray_jobs import evaluation_files as files
 from ray_jobs import launch, setokim_evaluation
 from ray_jobs.evaluation_replica import Read, Replica, ReplicaTask
 from setok import checkpoint
-from setok.config import EvaluateConfig
+from setok.config import EvaluateConfig, TokenizerConfig
 from setok.data.collate import decode_rows, rows_to_batch
 from setok.data.schema import Manifest
 from setok.data.shards import ShardReader
@@ -53,7 +53,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     started = time.monotonic()
     path = checkpoint.resolve(config.checkpoint)
     trained = checkpoint.read_config(path)
-    image_size = trained.model.image_size
+    model = trained.model
+    image_size = model.image_size
     check_settings(config, trained.stage)
     manifest = Manifest.load(config.data)
     num_rows = min(manifest.num_rows, config.limit or manifest.num_rows)
@@ -66,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return finished
     launch.start_ray()
     _check_resources(config)
-    mean_image = _mean_image(config.train_data or config.data, image_size) if config.references else None
+    mean_image = _mean_image(config.train_data or config.data, model) if config.references else None
     if trained.stage != "tokenizer":
         figures: dict[str, Any] = setokim_evaluation.measure(
             config, path=path, image_size=image_size, num_rows=num_rows, mean_image=mean_image, cpus=_REPLICA_CPUS
@@ -88,7 +89,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         num_extremes=config.num_pictures // 3,
         num_threads=max(1, (os.cpu_count() or 1) // config.num_replicas),
     )
-    rows, pictures = _measure(config, task, image_size, num_rows)
+    rows, pictures = _measure(config, task, model, num_rows)
     seconds = time.monotonic() - started
     metrics = scoring.summarise(rows)
     metrics["run"] = _what_ran(config, path, fingerprints, image_size, num_rows, seconds)
@@ -164,23 +165,26 @@ def _check_resources(config: EvaluateConfig) -> None:
         )
 
 
-def _mean_of_rows(folder: str, rows: np.ndarray, image_size: int) -> MeanImage:
+def _mean_of_rows(folder: str, rows: np.ndarray, image_size: int, fit_multiple: int | None) -> MeanImage:
     mean = MeanImage()
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         table = ShardReader(folder).take(rows[start : start + _ROWS_AT_ONCE])
-        batch = rows_to_batch(decode_rows(table, image_size=image_size, with_segments=False))
-        mean.update(batch.pixel_values[batch.valid].numpy())
+        columns = decode_rows(table, image_size=image_size, with_segments=False, fit_multiple=fit_multiple)
+        batch = rows_to_batch(columns)
+        real = batch.pixel_mask
+        mean.update(batch.pixel_values[batch.valid].numpy(), None if real is None else real[batch.valid].numpy())
     return mean
 
 
-def _mean_image(folder: str, image_size: int) -> np.ndarray:
+def _mean_image(folder: str, model: TokenizerConfig) -> np.ndarray:
     """Mean picture of a set, in [0, 1], over at most ``MEAN_IMAGE_ROWS`` of its rows."""
     import ray
 
     num_rows = Manifest.load(folder).num_rows
     rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, MEAN_IMAGE_ROWS)).round().astype(np.int64))
     task = ray.remote(_mean_of_rows).options(num_cpus=_REPLICA_CPUS)
-    parts = [task.remote(folder, part, image_size) for part in np.array_split(rows, 8) if len(part)]
+    geometry = (model.image_size, model.fit_multiple)
+    parts = [task.remote(folder, part, *geometry) for part in np.array_split(rows, 8) if len(part)]
     total = MeanImage()
     for part in ray.get(parts):
         total.merge(part)
@@ -198,7 +202,7 @@ def concept_vocabulary(folder: str, num_rows: int) -> list[str]:
 
 
 def _measure(
-    config: EvaluateConfig, task: ReplicaTask, image_size: int, num_rows: int
+    config: EvaluateConfig, task: ReplicaTask, model: TokenizerConfig, num_rows: int
 ) -> tuple[ImageRows, dict[int, bytes]]:
     """All images' rows of figures, and the packed pictures that may be shown, by row number."""
     import ray
@@ -206,7 +210,7 @@ def _measure(
     starts = range(0, num_rows, config.batch_size)
     blocks = [pa.table({INDEX: np.arange(s, min(s + config.batch_size, num_rows))}) for s in starts]
     dataset = ray.data.from_arrow(blocks).map_batches(
-        Read(config.data, image_size).__call__, batch_size=None, num_cpus=_DECODE_CPUS
+        Read(config.data, model.image_size, model.fit_multiple).__call__, batch_size=None, num_cpus=_DECODE_CPUS
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_restarts has no named parameter in Ray 2.60 yet

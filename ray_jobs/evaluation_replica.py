@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ray_jobs import evaluation_files as files
-from setok.batch import VisualTokens
+from setok.batch import ImageTextBatch, VisualTokens
 from setok.config import ClusteringConfig
 from setok.data.collate import decode_rows, rows_to_batch
 from setok.data.shards import ShardReader
 from setok.metrics import scoring
-from setok.metrics.running import INDEX
+from setok.metrics.running import INDEX, Columns
 from setok.models.clustering import cluster_distances, squared_distances
 from setok.predictor import TokenizerPredictor
 
@@ -30,12 +31,13 @@ _AT_ONCE = 8
 class Read:
     """Row numbers to decoded rows, in a Ray Data task."""
 
-    def __init__(self, folder: str, image_size: int) -> None:
-        self.folder, self.image_size = folder, image_size
+    def __init__(self, folder: str, image_size: int, fit_multiple: int | None) -> None:
+        self.folder, self.image_size, self.fit_multiple = folder, image_size, fit_multiple
 
     def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         table = ShardReader(self.folder).take(rows[INDEX])
-        return {**decode_rows(table, image_size=self.image_size, with_segments=True), INDEX: rows[INDEX]}
+        columns = decode_rows(table, image_size=self.image_size, with_segments=True, fit_multiple=self.fit_multiple)
+        return {**columns, INDEX: rows[INDEX]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +75,12 @@ class Replica:
         made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary, sampling_steps=self.task.sampling_steps)
         visual, pixels = to_cpu(made.tokens), made.pixels.cpu().float()
         scores = None if made.concept_scores is None else made.concept_scores.cpu()
-        columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)
-        if self.mean_image is not None:
-            columns |= scoring.score_references(batch, self.mean_image, cluster_raw_colour, visual.grid, self.sides)
+        if batch.sizes is None:
+            columns = self._score(batch, pixels, visual, scores)
+        else:
+            apart = (without_padding(batch, pixels, visual, image) for image in range(len(batch)))
+            own = repeat(None) if scores is None else scores.split(1)
+            columns = scoring.stack([self._score(*one, score) for one, score in zip(apart, own, strict=False)])
         shown = self._candidates(index, columns["psnr"])
         pictures = [
             files.pack(batch.pixel_values[i], pixels[i], visual.assignment[i], visual.grid) if i in shown else b""
@@ -89,6 +94,14 @@ class Replica:
             files.PICTURE: np.array(pictures, dtype=object),
             **columns,
         }
+
+    def _score(self, batch: ImageTextBatch, pixels: Tensor, visual: VisualTokens, scores: Tensor | None) -> Columns:
+        columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)
+        if self.mean_image is not None:
+            height, width = pixels.shape[-2:]
+            mean = self.mean_image[:, :height, :width]
+            columns |= scoring.score_references(batch, mean, cluster_raw_colour, visual.grid, self.sides)
+        return columns
 
     def _candidates(self, index: np.ndarray, psnr: np.ndarray) -> set[int]:
         """Rows of the batch that may be among the set's best, worst or drawn pictures."""
@@ -106,6 +119,43 @@ def to_cpu(visual: VisualTokens) -> VisualTokens:
         assignment=visual.assignment.cpu(),
         scores=visual.scores.cpu(),
         features=visual.features.cpu(),
+    )
+
+
+def without_padding(
+    batch: ImageTextBatch, pixels: Tensor, visual: VisualTokens, image: int
+) -> tuple[ImageTextBatch, Tensor, VisualTokens]:
+    """One picture of a batch as if it had come alone, in its own shape: what the figures are about."""
+    assert batch.sizes is not None
+    one = slice(image, image + 1)
+    height, width = batch.sizes[image].tolist()
+    patch = batch.pixel_values.shape[-2] // visual.grid[0]
+    grid = (height // patch, width // patch)
+
+    def cut(values: Tensor) -> Tensor:
+        return values[one].unflatten(1, visual.grid)[:, : grid[0], : grid[1]].flatten(1, 2)
+
+    return (
+        replace(
+            batch,
+            pixel_values=batch.pixel_values[one, :, :height, :width],
+            valid=batch.valid[one],
+            concepts=batch.concepts[one],
+            ids=batch.ids[one],
+            segments=None if batch.segments is None else batch.segments[one, :height, :width],
+            is_thing=batch.is_thing[one],
+            sizes=None,
+        ),
+        pixels[one, :, :height, :width],
+        replace(
+            visual,
+            tokens=visual.tokens[one],
+            mask=visual.mask[one],
+            assignment=cut(visual.assignment),
+            scores=cut(visual.scores),
+            features=cut(visual.features),
+            grid=grid,
+        ),
     )
 
 

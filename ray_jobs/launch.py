@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -28,8 +29,25 @@ GIBIBYTE = 2**30
 # ---------------------------------------------------------------- command line
 
 
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """Something else that a job's command does when a flag asks for it."""
+
+    flag: str
+    help: str
+    run: Callable[[Any, str], int]
+    """Gets the config and the flag's value ("" where it takes none); gives the exit code."""
+    metavar: str | None = None
+    """Name of the flag's value; ``None`` for a flag without one."""
+
+
 def parse(
-    kind: type[J], description: str, argv: Sequence[str] | None = None, *, dry_run: Callable[[J], None] | None = None
+    kind: type[J],
+    description: str,
+    argv: Sequence[str] | None = None,
+    *,
+    dry_run: Callable[[J], None] | None = None,
+    actions: Sequence[Action] = (),
 ) -> J:
     """Read a job's config from the command line.
 
@@ -38,10 +56,11 @@ def parse(
         description: first paragraph of ``--help``.
         argv: arguments; ``None`` means those of the process.
         dry_run: shows what the job would do, for ``--dry-run``; without it the config is only checked.
+        actions: what the command does instead of the job for further flags.
 
     Raises:
         ConfigError: the config does not exist or is wrong.
-        SystemExit: after ``--help``, ``--print-config``, ``--dry-run`` and for unknown arguments.
+        SystemExit: after ``--help``, ``--print-config``, ``--dry-run``, an action, and for unknown arguments.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -62,6 +81,11 @@ def parse(
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything that can be checked, show it, and stop"
     )
+    for action in actions:
+        if action.metavar is None:
+            parser.add_argument(action.flag, action="store_const", const="", help=action.help)
+        else:
+            parser.add_argument(action.flag, metavar=action.metavar, help=action.help)
     arguments = parser.parse_args(argv)
     overrides = [override for group in arguments.set for override in group]
     config = load_config(kind, arguments.config, overrides)
@@ -74,6 +98,10 @@ def parse(
         else:
             console().print(f"The config of {config.name!r} is valid.")
         raise SystemExit(0)
+    for action in actions:
+        value = getattr(arguments, action.flag.removeprefix("--").replace("-", "_"))
+        if value is not None:
+            raise SystemExit(action.run(config, value))
     return config
 
 

@@ -65,12 +65,12 @@ def token_map_svg(assignment: Int[np.ndarray, " patches"], grid: tuple[int, int]
     rows, columns = grid
     labels = np.asarray(assignment).reshape(rows, columns)
     size = max(rows, columns)
-    tokens = np.unique(labels)
+    tokens = np.unique(labels[labels >= 0])  # -1 is padding
     parts = [f'<image{kind} href="{under}" width="{columns}" height="{rows}" preserveAspectRatio="none"/>']
     for token in tokens.tolist():
         owned = labels == token
         y, x = _heart(owned)
-        name = f"token {token}: {int(owned.sum())} of {labels.size} patches"
+        name = f"token {token}: {int(owned.sum())} of {int((labels >= 0).sum())} patches"
         text = f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size * 0.13:.2f}" stroke-width="{size * 0.03:.2f}">{token}</text>'
         area = f'<path fill="{_colour(token)}" d="{_area(owned)}"/>'
         parts.append(f'<g class="token"><title>{name}</title>{area}{text}</g>')

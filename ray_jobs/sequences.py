@@ -59,7 +59,7 @@ def tokenizer_folder(config: TrainConfig) -> Path:
     assert path is not None
     if (Path(path) / "tokenizer.json").is_file() and IMAGE_START in TextTokenizer.load(path).special_tokens:
         return Path(path)
-    from setok.models.language_model import load_text_tokenizer  # brings in transformers and torch
+    from setok.models.text_tokens import load_text_tokenizer  # brings in transformers and torch
 
     folder = config.run_dir / "text_tokenizer"
     if not (folder / "tokenizer.json").is_file():

@@ -27,14 +27,39 @@ class ImageTextBatch:
     """Index of the panoptic segment at every pixel, -1 where unlabelled; for evaluation only."""
     is_thing: tuple[tuple[bool, ...], ...] = ()
     """For every image and segment index, whether the segment is an object (and not background)."""
+    sizes: Int[Tensor, "batch 2"] | None = None
+    """Height and width of the picture in the upper left, in pixels, where the rest is padding; ``None``: no padding."""
 
     def __len__(self) -> int:
         return self.pixel_values.shape[0]
 
     def to(self, device: torch.device) -> ImageTextBatch:
         """The same batch with its tensors on ``device``."""
-        segments = None if self.segments is None else self.segments.to(device)
-        return replace(self, pixel_values=self.pixel_values.to(device), valid=self.valid.to(device), segments=segments)
+        moved: dict[str, Any] = {
+            key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    @property
+    def pixel_mask(self) -> Bool[Tensor, "batch 1 height width"] | None:
+        """True for pixels of the pictures, False for padding; ``None`` where there is none."""
+        if self.sizes is None:
+            return None
+        size = (self.pixel_values.shape[-2], self.pixel_values.shape[-1])
+        return real_cells(self.sizes, size, 1).view(len(self), 1, *size)
+
+
+def real_cells(sizes: Int[Tensor, "batch 2"], grid: tuple[int, int], cell: int) -> Bool[Tensor, "batch cells"]:
+    """Which cells of a grid, row by row, lie in the picture in the upper left and not in the padding.
+
+    Args:
+        sizes: height and width of every picture in pixels, multiples of ``cell``.
+        grid: rows and columns of cells.
+        cell: side of a cell in pixels.
+    """
+    rows = torch.arange(grid[0], device=sizes.device) * cell < sizes[:, :1]
+    columns = torch.arange(grid[1], device=sizes.device) * cell < sizes[:, 1:]
+    return (rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +70,7 @@ class VisualTokens:
     mask: Bool[Tensor, "batch tokens"]
     """True for real tokens, False for padding (always at the end)."""
     assignment: Int[Tensor, "batch patches"]
-    """Index of the token that each patch belongs to."""
+    """Index of the token that each patch belongs to; -1 for patches of padding."""
     scores: Float[Tensor, "batch patches"]
     """Seed score (density × distance) of every patch."""
     grid: tuple[int, int]

@@ -28,7 +28,7 @@ def token_map(
     """Which token every patch belongs to, one colour each, with dark lines between tokens.
 
     Args:
-        assignment: index of the token of each patch, row by row.
+        assignment: index of the token of each patch, row by row; patches of none (-1) are black.
         grid: rows and columns of patches.
         size: height and width of the picture in pixels.
     """
@@ -43,7 +43,7 @@ def token_map(
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:, :] |= labels[1:, :] != labels[:-1, :]
-    shade = np.where(edge, 0.35 * shade, shade)
+    shade = np.where(labels < 0, 0.0, np.where(edge, 0.35 * shade, shade))
     return (colours * shade[..., None]).astype(np.uint8)
 
 

@@ -9,10 +9,23 @@ from torch import Tensor
 
 
 def pixel_loss(
-    reconstruction: Float[Tensor, "batch *shape"], target: Float[Tensor, "batch *shape"], power: int
+    reconstruction: Float[Tensor, "batch *shape"],
+    target: Float[Tensor, "batch *shape"],
+    power: int,
+    real: Bool[Tensor, "batch *#shape"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Mean absolute (power 1) or squared (power 2) error of every image."""
-    return (reconstruction - target).abs().pow(power).flatten(1).mean(1)
+    """Mean absolute (power 1) or squared (power 2) error of every image, over what is ``real``."""
+    return mean_over((reconstruction - target).abs().pow(power), real)
+
+
+def mean_over(
+    values: Float[Tensor, "batch *shape"], real: Bool[Tensor, "batch *#shape"] | None
+) -> Float[Tensor, " batch"]:
+    """Mean of every image's values; those that are not ``real`` (padding) do not count. ``None``: all are."""
+    if real is None:
+        return values.flatten(1).mean(1)
+    real = real.expand_as(values)
+    return values.masked_fill(~real, 0.0).flatten(1).sum(1) / real.flatten(1).sum(1)
 
 
 def concept_contrast(
@@ -42,9 +55,14 @@ def concept_contrast(
 
 
 def patch_statistics(
-    patches: Float[Tensor, "batch patches 3 pixels"], grid: tuple[int, int], names: tuple[str, ...]
+    patches: Float[Tensor, "batch patches 3 pixels"],
+    grid: tuple[int, int],
+    names: tuple[str, ...],
+    real: Bool[Tensor, "batch patches"] | None = None,
 ) -> Float[Tensor, "batch patches statistics"]:
     """Simple statistics of every patch, the targets that shape features trained from scratch.
+
+    Patches that are not ``real`` (padding) are no part of another's surroundings; their own statistics carry no meaning.
 
     ``mean``: mean colour; ``deviation``: its standard deviation inside the patch; ``edges``: mean absolute difference of
     neighbouring pixels, down and right; ``context``: mean and standard deviation of the colour over the 3×3 patches around.
@@ -64,18 +82,23 @@ def patch_statistics(
             statistics += [square.diff(dim=-1).abs().mean((-1, -2, -3), keepdim=False).unsqueeze(-1)]
             statistics += [square.diff(dim=-2).abs().mean((-1, -2, -3), keepdim=False).unsqueeze(-1)]
         else:
-            maps = torch.cat([mean, mean.pow(2) + deviation.pow(2)], -1).transpose(1, 2).unflatten(-1, grid)
-            wide = F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False).flatten(2).transpose(1, 2)
+            around = torch.cat([mean, mean.pow(2) + deviation.pow(2)], -1)
+            inside = around.new_ones(batch, patches.shape[1], 1) if real is None else real.unsqueeze(-1).to(around)
+            maps = torch.cat([around * inside, inside], -1).transpose(1, 2).unflatten(-1, grid)
+            wide = F.avg_pool2d(maps, 3, stride=1, padding=1).flatten(2).transpose(1, 2)
+            wide = wide[..., :-1] / wide[..., -1:].clamp_min(1e-6)  # means over those of the nine that there are
             first, second = wide.chunk(2, dim=-1)
             statistics += [first, (second - first.pow(2)).clamp_min(1e-8).sqrt()]
     return torch.cat(statistics, dim=-1).reshape(batch, patches.shape[1], -1)
 
 
 def hinge_discriminator(
-    real: Float[Tensor, "batch *shape"], fake: Float[Tensor, "batch *shape"]
+    real: Float[Tensor, "batch *shape"],
+    fake: Float[Tensor, "batch *shape"],
+    inside: Bool[Tensor, "batch *#shape"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Hinge loss of the discriminator for every image (Lim & Ye 2017)."""
-    return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).flatten(1).mean(1)
+    """Hinge loss of the discriminator for every image (Lim & Ye 2017), over the places ``inside`` the picture."""
+    return 0.5 * mean_over(F.relu(1 - real) + F.relu(1 + fake), inside)
 
 
 def adaptive_adversarial_weight(

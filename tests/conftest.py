@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -64,3 +66,27 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: these rows are not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_query() -> Iterator[str]:
+    """The query that leads an ``s3://`` address to a server on this machine, which keeps what it is given in memory."""
+    server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
+
+
+@pytest.fixture
+def s3_folder(s3_query: str, request: pytest.FixtureRequest) -> str:
+    """An address in a bucket of the test's own, with credentials, as ``setok.data.storage`` takes it."""
+    from pyarrow import fs
+
+    bucket = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    address = f"s3://key:secret@{bucket}/sets/one{s3_query}"
+    filesystem, _ = fs.FileSystem.from_uri(address + "&allow_bucket_creation=true")
+    filesystem.create_dir(bucket)
+    return address

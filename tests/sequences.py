@@ -15,8 +15,8 @@ from torch import Tensor
 
 from setok.batch import SequenceBatch
 from setok.config import SetokimConfig, TokenizerConfig
-from setok.models.language_model import IMAGE_END, IMAGE_START, SEGMENT, add_special_tokens
 from setok.models.setokim import Setokim
+from setok.models.text_tokens import IMAGE_END, IMAGE_START, SEGMENT, add_special_tokens
 from setok.models.tokenizer import SeTok
 
 SIZE = 32

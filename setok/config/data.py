@@ -28,6 +28,7 @@ class MixtureEntry(Section):
     """One ingested data set and its share of the training samples."""
 
     path: str
+    """Its folder, or where it lies in an object store: ``s3://bucket/sets/coco``, ``gs://…``."""
     weight: float = Field(1.0, gt=0.0)
     max_samples: int | None = Field(None, ge=1)
     """Use only so many of the set's records, which the seed chooses; the share stays, so they come again more often."""

@@ -43,14 +43,30 @@ class IngestConfig(Job):
     job: Literal["ingest"] = "ingest"
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     output: str
+    """A folder, or a prefix in an object store: ``s3://bucket/sets/coco``, ``gs://…``."""
     holdout_fraction: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the records, chosen by a hash of their id, written to ``<output>-heldout`` for evaluation."""
-    rows_per_shard: int = Field(4096, ge=1)
+    target_shard_mb: float = Field(256.0, gt=0.0, le=4096.0)
+    """Size of a Parquet file, in MB. Shards of small sets are smaller, so that there is work for several processes."""
+    rows_per_shard: int | None = Field(None, ge=1)
+    """A fixed number of records for each file instead."""
     rows_per_row_group: int = Field(64, ge=1)
+    duplicates: Literal["keep", "drop", "report"] = "keep"
+    """Records with the same pictures and the same text: ``drop`` all but the first, ``report`` how many there are."""
+    concepts: Literal["rules", "spacy"] = "rules"
+    """What finds the noun phrases of captions: a rule of ours, or spaCy's parser (extra ``nlp``)."""
+    concepts_model: str = "en_core_web_sm"
+    """Of ``concepts: spacy``: an installed package, or the folder of a saved pipeline."""
+    reencode_above_side: int | None = Field(None, ge=16)
+    """Pictures with a longer side (pixels) are scaled down to it and stored as JPEG; ``null``: stored as they came."""
+    reencode_above_bytes: int | None = Field(None, ge=1)
+    """Larger files are stored as JPEG, if that is smaller."""
+    jpeg_quality: int = Field(90, ge=1, le=100)
+    """Of re-encoded pictures."""
     max_image_side: int = Field(16_384, ge=16)
     """A picture with a longer side goes to quarantine: decompression bombs end here."""
     max_bad_fraction: float = Field(0.5, ge=0.0, le=1.0)
-    """Fail when a larger share of the records is bad."""
+    """Fail when a larger share of the records is bad: at the end, and early once 1000 have been seen."""
 
 
 class TrainConfig(Job):

@@ -204,13 +204,36 @@ class TokenizerConfig(Section):
 
     image_size: int = Field(64, ge=8)
     """Side of the square the picture is resized to, in pixels."""
+    resize: Literal["crop", "fit"] = "crop"
+    """``crop`` cuts the square in the middle of a picture. ``fit`` keeps all of it and its shape: its longer side becomes
+    ``image_size``, and the rest of the square is padding that nothing looks at; the encoder must be able to leave it out
+    (``vit``, or a NaFlex tower whose patch is named by ``encoder.patch_size``)."""
     encoder: EncoderConfig = EncoderConfig()
     clustering: ClusteringConfig = ClusteringConfig()
     merger: MergerConfig = MergerConfig()
     detokenizer: DetokenizerConfig = DetokenizerConfig()
 
+    @property
+    def fit_multiple(self) -> int | None:
+        """What the sides of a picture are multiples of under ``resize: fit``: all patches; ``None`` where it is cropped."""
+        if self.resize == "crop":
+            return None
+        flow = self.detokenizer.flow.patch_size if self.detokenizer.kind == "flow" else 1
+        return math.lcm(self.encoder.patch_size, self.detokenizer.patch_size, flow)
+
     @model_validator(mode="after")
     def _consistent(self) -> TokenizerConfig:
+        if self.fit_multiple is not None and self.encoder.kind == "timm":
+            raise ConfigError(
+                "model.resize=fit needs an encoder that can leave padding out, and encoder.kind=timm cannot",
+                "use resize: crop, encoder.kind=vit, or a NaFlex tower with encoder.kind=huggingface",
+            )
+        if self.fit_multiple is not None and self.image_size % self.fit_multiple:
+            raise ConfigError(
+                f"model.resize=fit needs an image_size that all patches divide, and {self.image_size} is no multiple of"
+                f" {self.fit_multiple}",
+                f"set image_size={max(1, self.image_size // self.fit_multiple) * self.fit_multiple}",
+            )
         checks = [("detokenizer.patch_size", self.detokenizer.patch_size)]
         if self.encoder.kind == "vit":
             checks.append(("encoder.patch_size", self.encoder.patch_size))

@@ -18,13 +18,14 @@ __all__ = ["STORED_COLUMNS", "Columns", "columns_to_sequences", "decode_rows", "
 
 def rows_to_batch(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> ImageTextBatch:
     """The batch of columns that ``decode_rows`` made; other columns are ignored."""
-    segments = columns.get("segments")
+    segments, sizes = columns.get("segments"), columns.get("size")
     return ImageTextBatch(
         pixel_values=torch.from_numpy(np.array(columns["pixels"], np.uint8)),
         valid=torch.from_numpy(np.array(columns["valid"], bool)),
         concepts=tuple(tuple(json.loads(text)) for text in columns["concepts"]),
         ids=tuple(str(name) for name in columns["id"]),
         segments=None if segments is None else torch.from_numpy(np.array(segments, np.int64)),
+        sizes=None if sizes is None else torch.from_numpy(np.array(sizes, np.int64)),
         is_thing=() if segments is None else tuple(tuple(json.loads(text)) for text in columns["is_thing"]),
     )
 

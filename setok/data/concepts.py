@@ -1,4 +1,4 @@
-"""Noun concepts of a caption by a rule that needs no model and no download.
+"""Noun concepts of a caption, by default by a rule that needs no model and no download.
 
 The published recipe takes the nouns of a caption from a part-of-speech tagger. This one reads off noun phrases instead:
 
@@ -12,14 +12,17 @@ The published recipe takes the nouns of a caption from a part-of-speech tagger. 
    English noun phrase comes last. A phrase of one word that no determiner, number or adjective introduces must not look
    like a verb or an adverb.
 
-It errs on the side of leaving out, and it is no parser: a verb it does not know stays (``signs glow``).
+It errs on the side of leaving out, and it is no parser: a verb it does not know stays (``signs glow``). Where a parser is
+to be had, ``setok.data.noun_chunks`` finds the phrases instead of step 1, and the other steps stay.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 MAX_CONCEPTS = 8
 _MAX_WORDS = 3
@@ -77,11 +80,28 @@ _ADJECTIVES_IN_ING = _words("dining living parking wedding washing swimming cutt
 _NOUNS_IN_LY = _words("fly family belly jelly lily butterfly trolley assembly")
 _TOKEN = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*|[^\sa-z0-9]")
 
+PhraseFinder = Callable[[str], Iterable[Sequence[str]]]
+"""From a caption to its noun phrases, each a list of words in lower case."""
+_phrase_finder: ContextVar[PhraseFinder | None] = ContextVar("phrase_finder", default=None)
+
+
+@contextmanager
+def phrases_found_by(finder: PhraseFinder | None) -> Iterator[None]:
+    """Inside the block, captions are cut into noun phrases by ``finder``; ``None`` means by the rule above.
+
+    This is how one setting of an ingest reaches the readers of all data sets, each of which calls ``concepts_of_caption``.
+    """
+    token = _phrase_finder.set(finder)
+    try:
+        yield
+    finally:
+        _phrase_finder.reset(token)
+
 
 def concepts_of_caption(caption: str) -> list[str]:
     """Noun concepts of one caption in the order they are named, each once, at most ``MAX_CONCEPTS``."""
     found: dict[str, None] = {}
-    for phrase in _phrases(_TOKEN.findall(caption.lower())):
+    for phrase in (_phrase_finder.get() or _phrases_of_rules)(caption):
         for concept in _concepts_of_phrase(phrase):
             found.setdefault(concept)
     return list(found)[:MAX_CONCEPTS]
@@ -102,6 +122,10 @@ def concept_of_category(name: str) -> str:
 def merge_concepts(*groups: Sequence[str]) -> list[str]:
     """All concepts of the groups in order, each once."""
     return list(dict.fromkeys(concept for group in groups for concept in group))
+
+
+def _phrases_of_rules(caption: str) -> list[list[str]]:
+    return _phrases(_TOKEN.findall(caption.lower()))
 
 
 def _phrases(tokens: list[str]) -> list[list[str]]:
@@ -129,7 +153,7 @@ def _is_break(word: str, *, following: str) -> bool:
     return word.endswith("ly") and len(word) > 3 and word not in _NOUNS_IN_LY
 
 
-def _concepts_of_phrase(phrase: list[str]) -> list[str]:
+def _concepts_of_phrase(phrase: Sequence[str]) -> list[str]:
     introduced = phrase[0] in _INTRODUCERS | _VAGUE or phrase[0].isdigit()
     words = [word for word in phrase if word not in _INTRODUCERS | _VAGUE and not word.isdigit()]
     while words and (words[-1].endswith("ed") and len(words) > 1 and words[-1] not in ("bed", "shed", "sled")):

@@ -14,8 +14,9 @@ import pyarrow as pa
 from jaxtyping import Int32
 
 from setok.data.augment import Augmenter
-from setok.data.geometry import View, centre_square
+from setok.data.geometry import View, centre_square, whole
 from setok.data.images import decode_and_resize, segment_map
+from setok.data.letterbox import decode_and_fit, fit_segment_map
 from setok.data.schema import Segment
 from setok.errors import DataError
 
@@ -30,6 +31,7 @@ def decode_rows(
     *,
     image_size: int,
     with_segments: bool,
+    fit_multiple: int | None = None,
     augmenter: Augmenter | None = None,
     epochs: Int32[np.ndarray, " n"] | None = None,
 ) -> Columns:
@@ -41,13 +43,15 @@ def decode_rows(
         table: rows of ``ARROW_SCHEMA`` with at least ``STORED_COLUMNS``.
         image_size: side S of the square, in pixels.
         with_segments: also give ``segments`` and ``is_thing``.
-        augmenter: chooses the part of every picture that is shown; without one it is the square in the middle.
+        fit_multiple: show whole pictures, padded to the square, with sides of multiples of this; see ``letterbox.fit``.
+        augmenter: chooses the part of every picture that is shown; without one it is the square in the middle, or all of it
+            with ``fit_multiple``.
         epochs: how often every row was seen before, for the augmenter; 0 for all if not given.
 
     Returns:
         ``id``, ``caption``, ``error`` (strings, error "" where valid), ``concepts`` (JSON list of strings), ``valid``
         bool [n], ``pixels`` uint8 [n, 3, S, S]; with segments also ``segments`` int16 [n, S, S] (index or -1) and
-        ``is_thing`` (JSON list of booleans).
+        ``is_thing`` (JSON list of booleans); with ``fit_multiple`` also ``size`` int32 [n, 2], the pictures' height and width.
     """
     num_rows = table.num_rows
     names = [
@@ -56,23 +60,34 @@ def decode_rows(
     rows = table.select(names).to_pylist()
     pixels = np.zeros((num_rows, 3, image_size, image_size), np.uint8)
     segments = np.full((num_rows, image_size, image_size), -1, np.int16) if with_segments else None
+    sizes = np.full((num_rows, 2), image_size, np.int32)
     errors, is_thing = [""] * num_rows, ["[]"] * num_rows
     for index, row in enumerate(rows):
-        view: Callable[[int, int], View] = centre_square
+        view: Callable[[int, int], View] = centre_square if fit_multiple is None else whole
         colours: Callable[[np.ndarray], np.ndarray] | None = None
         if augmenter is not None:
             epoch = 0 if epochs is None else int(epochs[index])
             draw = augmenter.draw(row["id"], epoch=epoch, text=row["caption"] or "")
             view, colours = draw.view, draw.colours
         try:
-            pixels[index] = decode_and_resize(_input_image(row), image_size, view=view, colours=colours)
+            if fit_multiple is None:
+                pixels[index] = decode_and_resize(_input_image(row), image_size, view=view, colours=colours)
+            else:
+                pixels[index], sizes[index] = decode_and_fit(
+                    _input_image(row), image_size, fit_multiple, view=view, colours=colours
+                )
             if segments is not None:
                 parts = [Segment(**segment) for segment in row["segments"]]
-                segments[index] = segment_map(parts, image_size, view=view)
+                height, width = sizes[index].tolist()
+                segments[index] = (
+                    segment_map(parts, image_size, view=view)
+                    if fit_multiple is None
+                    else fit_segment_map(parts, image_size, (height, width), view=view)
+                )
                 is_thing[index] = json.dumps([part.is_thing for part in parts])
         except DataError as error:
             errors[index] = error.problem
-            pixels[index] = 0
+            pixels[index], sizes[index] = 0, image_size
     columns: Columns = {
         "id": [row["id"] for row in rows],
         "caption": [row["caption"] or "" for row in rows],
@@ -81,6 +96,8 @@ def decode_rows(
         "valid": np.array([not error for error in errors], bool),
         "error": errors,
     }
+    if fit_multiple is not None:
+        columns |= {"size": sizes}
     if segments is not None:
         columns |= {"segments": segments, "is_thing": is_thing}
     return columns

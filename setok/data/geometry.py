@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A box of the upright picture that is scaled to a square, and perhaps mirrored.
+    """A box of the upright picture that is scaled (to a square, or into one) and perhaps mirrored.
 
     Corners are shares of the picture's width (x) and height (y) from the upper left, so that they hold for a picture
     decoded at a reduced scale and for a mask of another size.
@@ -28,12 +28,19 @@ class View:
         return _pixels(self.y0, self.y1, height), _pixels(self.x0, self.x1, width)
 
     def nearest(
-        self, height: int, width: int, size: int
-    ) -> tuple[Int64[np.ndarray, " size"], Int64[np.ndarray, " size"]]:
-        """Row and column, in a picture of this size, that stand nearest to every row and column of the square."""
+        self, height: int, width: int, size: int | tuple[int, int]
+    ) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]]:
+        """Row and column, in a picture of this size, that stand nearest to every row and column of what is shown.
+
+        Args:
+            height: of the picture.
+            width: of the picture.
+            size: side of the square, or height and width, that the view is scaled to.
+        """
+        new = (size, size) if isinstance(size, int) else size
         rows, columns = (
-            span.start + ((np.arange(size) + 0.5) * (span.stop - span.start) / size).astype(np.int64)
-            for span in self.crop(height, width)
+            span.start + ((np.arange(length) + 0.5) * (span.stop - span.start) / length).astype(np.int64)
+            for span, length in zip(self.crop(height, width), new, strict=True)
         )
         return rows, columns[::-1].copy() if self.flip else columns
 
@@ -51,6 +58,11 @@ def centre_square(height: int, width: int) -> View:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return View(x0=left / width, y0=top / height, x1=(left + side) / width, y1=(top + side) / height)
+
+
+def whole(height: int, width: int) -> View:
+    """All of a picture."""
+    return View(x0=0.0, y0=0.0, x1=1.0, y1=1.0)
 
 
 def _pixels(low: float, high: float, length: int) -> slice:

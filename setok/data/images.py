@@ -85,13 +85,7 @@ def decode_and_resize(
     Raises:
         DataError: as ``decode_image``.
     """
-    with _checked(data, max_side) as header:
-        part = view(*_upright_size(header))
-        rows, columns = part.crop(*_upright_size(header))
-        shown = min(rows.stop - rows.start, columns.stop - columns.start)
-        pixels = _decode(header, data, -(-size * min(header.size) // shown))
-    rows, columns = part.crop(*pixels.shape[:2])
-    square = pixels[rows, columns]
+    square, part = decode_view(data, size, max_side=max_side, view=view)
     if square.shape[:2] != (size, size):
         averaging = 3 * max(square.shape[:2]) > 4 * size
         square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if averaging else cv2.INTER_LINEAR)
@@ -100,6 +94,29 @@ def decode_and_resize(
     if colours is not None:
         square = colours(np.ascontiguousarray(square))
     return np.ascontiguousarray(square.transpose(2, 0, 1))
+
+
+def decode_view(
+    data: bytes, size: int, *, max_side: int = DEFAULT_MAX_SIDE, view: Callable[[int, int], View]
+) -> tuple[UInt8[np.ndarray, "height width 3"], View]:
+    """RGB pixels of a part of a picture, not yet scaled nor mirrored, and which part it is.
+
+    Args:
+        data: the file's bytes.
+        size: what the part's shorter side will be scaled to; a JPEG may be decoded at a reduced scale that suffices for it.
+        max_side: longest side allowed, in pixels.
+        view: the part, from the upright picture's height and width.
+
+    Raises:
+        DataError: as ``decode_image``.
+    """
+    with _checked(data, max_side) as header:
+        part = view(*_upright_size(header))
+        rows, columns = part.crop(*_upright_size(header))
+        shown = min(rows.stop - rows.start, columns.stop - columns.start)
+        pixels = _decode(header, data, -(-size * min(header.size) // shown))
+    rows, columns = part.crop(*pixels.shape[:2])
+    return pixels[rows, columns], part
 
 
 def segment_map(

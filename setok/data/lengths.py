@@ -7,6 +7,7 @@ tokenizer, the chat template, places for pictures), which the caller's ``key`` s
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int32
 
 from setok.data.schema import ARROW_SCHEMA, Manifest, Record
+from setok.data.storage import Storage
 from setok.errors import DataError
 
 _TEXT_COLUMNS = [name for name in ARROW_SCHEMA.names if name not in ("images", "segments", "masks")]
@@ -23,25 +25,27 @@ _COLUMNS = [*_TEXT_COLUMNS, "images.list.element.role", "masks.list.element.heig
 _BATCH_ROWS = 1024
 
 
-def lengths_file(folder: str | Path, key: str) -> Path:
-    """Where the lengths of a set are kept that were measured under ``key`` (any text)."""
+def lengths_file(folder: str | Path, key: str) -> str:
+    """Name of the file in a set's folder that keeps the lengths measured under ``key`` (any text)."""
     manifest = Manifest.load(folder)
     digest = hashlib.sha256(f"{manifest.fingerprint} {key}".encode()).hexdigest()[:16]
-    return Path(folder) / f"lengths-{digest}.npy"
+    return f"lengths-{digest}.npy"
 
 
 def stored_lengths(folder: str | Path, key: str) -> Int32[np.ndarray, " rows"] | None:
     """The lengths of a set, if they were measured under this key; ``None`` also where the file is damaged."""
-    path = lengths_file(folder, key)
+    data = Storage(folder).read(lengths_file(folder, key))
+    if data is None:
+        return None
     try:
-        lengths = np.load(path, mmap_mode="r", allow_pickle=False)
+        lengths = np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return lengths if lengths.dtype == np.int32 and lengths.shape == (Manifest.load(folder).num_rows,) else None
 
 
-def store_lengths(folder: str | Path, key: str, lengths: Int32[np.ndarray, " rows"]) -> Path:
-    """Keep lengths beside their set.
+def store_lengths(folder: str | Path, key: str, lengths: Int32[np.ndarray, " rows"]) -> str:
+    """Keep lengths beside their set, and give the file's name.
 
     Raises:
         DataError: there is not one length for each row.
@@ -49,12 +53,11 @@ def store_lengths(folder: str | Path, key: str, lengths: Int32[np.ndarray, " row
     rows = Manifest.load(folder).num_rows
     if len(lengths) != rows:
         raise DataError(f"{len(lengths)} lengths for the {rows} rows of {folder}", "measure every row once, in order")
-    path = lengths_file(folder, key)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.save(file, lengths)
-    temporary.replace(path)
-    return path
+    data = io.BytesIO()
+    np.save(data, lengths)
+    file = lengths_file(folder, key)
+    Storage(folder).write(file, data.getvalue())
+    return file
 
 
 def measure_shard(folder: str | Path, shard: int, length_of: Callable[[Record], int]) -> Int32[np.ndarray, " rows"]:
@@ -66,11 +69,12 @@ def measure_shard(folder: str | Path, shard: int, length_of: Callable[[Record], 
     Raises:
         DataError: the shard cannot be read.
     """
-    path = Path(folder) / Manifest.load(folder).shards[shard].file
+    file = Manifest.load(folder).shards[shard].file
     try:
-        lengths = [_length(record, length_of) for record in _records(path)]
+        with Storage(folder).open(file) as stream:
+            lengths = [_length(record, length_of) for record in _records(stream)]
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {error}", "copy the set again, or ingest it again") from error
+        raise DataError(f"{folder}/{file} cannot be read: {error}", "copy the set again, or ingest it again") from error
     return np.asarray(lengths, np.int32)
 
 
@@ -108,8 +112,8 @@ def _length(record: Record, length_of: Callable[[Record], int]) -> int:
         return 1
 
 
-def _records(path: Path) -> Iterator[Record]:
-    with pq.ParquetFile(path) as file:
+def _records(stream: pa.NativeFile) -> Iterator[Record]:
+    with pq.ParquetFile(stream) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=_COLUMNS):
             for row in batch.to_pylist():
                 row["images"] = [{"data": b"", "role": image["role"]} for image in row["images"] or []]

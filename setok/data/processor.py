@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from setok.data.images import decode_image, upright_rgb
+from setok.data.letterbox import fit, fitted_size
 from setok.errors import CheckpointError, ConfigError, DataError
 
 NAME = "preprocessor_config.json"
@@ -28,15 +29,21 @@ class SeTokImageProcessor:
 
     Args:
         size: side of the square that ``crop`` gives, in pixels.
-        resize: ``crop`` scales the shorter side to ``size`` and cuts the centre square, as training does; ``keep_aspect``
-            keeps the whole picture and its shape, rounded to multiples of ``multiple_of``.
-        multiple_of: what both sides are multiples of under ``keep_aspect``: the encoder's and the detokenizer's patch.
+        resize: ``crop`` scales the shorter side to ``size`` and cuts the centre square; ``fit`` scales the longer side to
+            ``size`` and pads to the square (a run's ``model.resize`` is one of these two); ``keep_aspect`` keeps the whole
+            picture and its shape as ``fit`` does, at about the number of patches of the square, and does not pad.
+        multiple_of: what a picture's sides are multiples of under ``fit`` and ``keep_aspect``: all patches of the model.
         max_pixels: ``keep_aspect`` gives at most this many, so that the number of patches is bounded.
     """
 
     def __init__(self, *, size: int, resize: str = "crop", multiple_of: int = 1, max_pixels: int) -> None:
-        if resize not in ("crop", "keep_aspect"):
-            raise ConfigError(f"resize={resize!r} is unknown", "use 'crop' or 'keep_aspect'")
+        if resize not in ("crop", "fit", "keep_aspect"):
+            raise ConfigError(f"resize={resize!r} is unknown", "use 'crop', 'fit' or 'keep_aspect'")
+        if resize == "fit" and size % multiple_of:
+            raise ConfigError(
+                f"resize='fit' pads to a square of size={size} pixels, which is no multiple of {multiple_of}",
+                "use 'keep_aspect', or a model whose image_size all its patches divide",
+            )
         if max_pixels < multiple_of**2:
             raise ConfigError(
                 f"max_pixels={max_pixels} is less than one square of multiple_of={multiple_of} pixels",
@@ -94,7 +101,8 @@ class SeTokImageProcessor:
 
         Returns:
             ``pixel_values``: uint8 [batch, 3, height, width]; under ``keep_aspect``, where the pictures come out in different
-            sizes, a list of [3, height, width] in their place, to be tokenized one by one or by size.
+            sizes, a list of [3, height, width] in their place, to be tokenized one by one or by size. Under ``fit`` also
+            ``sizes``: [batch, 2], each picture's height and width in its square; pass both on to ``SeTok.tokenize``.
 
         Raises:
             DataError: what is given is no picture, or a damaged one.
@@ -104,14 +112,20 @@ class SeTokImageProcessor:
             several = list(images)
         if not several:
             raise DataError("no pictures were given", "give at least one")
+        if self.resize == "fit":
+            fitted = [fit(to_pixels(picture), self.size, self.multiple_of) for picture in several]
+            squares = torch.from_numpy(np.stack([square for square, _ in fitted]))
+            return {"pixel_values": squares, "sizes": torch.tensor([size for _, size in fitted])}
         resized = [torch.from_numpy(self._resize(to_pixels(picture))) for picture in several]
         same = len({picture.shape for picture in resized}) == 1
         return {"pixel_values": torch.stack(resized) if same else resized}
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that a picture of this size comes out with."""
+        """Height and width that a picture of this size comes out with; under ``fit``, without the padding."""
         if self.resize == "crop":
             return self.size, self.size
+        if self.resize == "fit":
+            return fitted_size(height, width, self.size, self.multiple_of)
         step = self.multiple_of
         scale = math.sqrt(self.max_pixels / (height * width))
         budget = self.max_pixels // step**2

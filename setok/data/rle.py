@@ -53,6 +53,24 @@ def decode(counts: Sequence[int], height: int, width: int) -> Bool[np.ndarray, "
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
+def resize(counts: Sequence[int], size: tuple[int, int], new_size: tuple[int, int]) -> list[int]:
+    """Run lengths of a mask at another size, each pixel being the nearest one.
+
+    Args:
+        counts: run lengths at ``size``.
+        size: height and width.
+        new_size: the same of the result.
+
+    Raises:
+        DataError: as ``decode``.
+    """
+    mask = decode(counts, *size)
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for old, new in zip(size, new_size, strict=True)
+    )
+    return encode(mask[np.ix_(rows, columns)])
+
+
 def counts_of(segmentation: Mapping[str, Any]) -> list[int]:
     """Run lengths of a COCO ``{"size": …, "counts": …}``, be the counts a list or a compressed string."""
     counts = segmentation["counts"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from setok.data.storage import Storage
 from setok.errors import DataError, did_you_mean
 
 MANIFEST = "manifest.json"
@@ -210,6 +211,16 @@ class Manifest:
     shards: list[Shard]
     records_by_source: dict[str, int]
     quarantined_by_reason: dict[str, int]
+    records_by_task: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By source, and in it by task."""
+    num_images: int = 0
+    """Pictures of all records; one that several records share counts in each."""
+    image_bytes: int = 0
+    """Their size as encoded files."""
+    duplicates_by_source: dict[str, int] = field(default_factory=dict)
+    """Records like an earlier one: those left out with ``duplicates: drop``, those found with ``report``."""
+    duplicates: str = "keep"
+    """What the ingest did with duplicates."""
     request: str = ""
     """Digest of what was asked for (settings and state of the source files): asking again needs no work."""
     format_version: int = FORMAT_VERSION
@@ -219,45 +230,52 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def num_bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
     def num_quarantined(self) -> int:
         return sum(self.quarantined_by_reason.values())
+
+    @property
+    def num_duplicates(self) -> int:
+        return sum(self.duplicates_by_source.values())
 
     @property
     def fingerprint(self) -> str:
         """Identifies the contents: two sets with the same one hold the same rows in the same order."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
 
-    def save(self, folder: Path) -> None:
-        """Write the manifest into ``folder``, atomically: it is either the whole new one or the old one."""
-        temporary = folder / f".{MANIFEST}"
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        temporary.replace(folder / MANIFEST)
+    def save(self, folder: str | Path) -> None:
+        """Write the manifest into a folder, atomically: it is either the whole new one or the old one."""
+        Storage(folder).write(MANIFEST, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Read the manifest of an ingested data set.
+        """Read the manifest of an ingested data set, wherever it lies.
 
         Raises:
             DataError: the folder is missing, is no ingested set, or was written by another version.
         """
-        path = Path(folder) / MANIFEST
-        if not path.is_file():
-            state = "has no manifest.json" if path.parent.is_dir() else "does not exist"
-            raise DataError(f"data set {str(folder)!r} {state}", f"make it with: {_ingest_command(folder)}")
+        storage = Storage(folder)
+        text = storage.read(MANIFEST)
+        if text is None:
+            state = "has no manifest.json" if storage.exists() else "does not exist"
+            raise DataError(f"data set {storage.name!r} {state}", f"make it with: {_ingest_command(folder)}")
         try:
-            tree = json.loads(path.read_text())
+            tree = json.loads(text)
             version = tree.get("format_version")
             if version == FORMAT_VERSION:
                 return cls(**tree | {"shards": [Shard(**shard) for shard in tree["shards"]]})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{path} is damaged: {error}", f"ingest it again: rm {path} && {_ingest_command(folder)}"
-            ) from error
+            path = f"{storage.name}/{MANIFEST}"
+            again = f"rm {path} && {_ingest_command(folder)}" if storage.local else _ingest_command(folder)
+            raise DataError(f"{path} is damaged: {error}", f"ingest it again: {again}") from error
         raise DataError(
-            f"data set {str(folder)!r} has format {version}, this version reads {FORMAT_VERSION}",
+            f"data set {storage.name!r} has format {version}, this version reads {FORMAT_VERSION}",
             f"ingest it again: {_ingest_command(folder)}",
         )
 
 
 def _ingest_command(folder: str | Path) -> str:
-    return f"python -m ray_jobs.ingest --config ingest --set output={folder}"
+    return f"python -m ray_jobs.ingest --config ingest --set output={Storage(folder).name}"

@@ -1,14 +1,15 @@
 """Parquet shards of canonical records: a writer with small row groups, and a reader of any rows in any order.
 
 A training plan asks for rows all over the set, and the least that Parquet can read is a row group. So a row group ends
-after ``rows_per_row_group`` records or about ``ROW_GROUP_BYTES`` of data, whichever comes first.
+after ``rows_per_row_group`` records or about ``ROW_GROUP_BYTES`` of data, whichever comes first. A picture that several
+records of a row group share is stored once: the column of pictures is dictionary-encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,31 +20,38 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from setok.data.schema import ARROW_SCHEMA, Manifest, Record, Shard
+from setok.data.storage import OutputFile, Storage
 from setok.errors import DataError
 
 ROW_GROUP_BYTES = 2**20
-"""A row group is closed when its pictures and run lengths reach this size."""
+"""A row group is full when its different pictures, its run lengths and its texts reach this size,"""
+UNPACKED_BYTES = 4 * ROW_GROUP_BYTES
+"""or when its pictures, counted as often as they come, reach this one: that much is unpacked to read one row. A full row
+group still takes records with a picture it has, up to twice this size."""
 DEFAULT_CACHE_BYTES = 256 * 2**20
+_DICTIONARY_BYTES = 2**30
+"""Never reached: Parquet would give up the dictionary there, and a row group has a megabyte and one picture at most."""
+_PICTURES = "images.list.element.data"
 
 
 class ShardWriter:
     """Writes one shard record by record; as a context manager it leaves no half-written file behind.
 
     Args:
-        path: the shard's file; written under a temporary name and renamed by ``close``.
+        storage: where the set lies.
+        file: name of the shard's file; it appears when ``close`` is called.
         rows_per_row_group: most records in a row group.
     """
 
-    def __init__(self, path: Path, *, rows_per_row_group: int) -> None:
-        self.path = path
-        self._temporary = path.with_name(f".{path.name}.partial")
+    def __init__(self, storage: Storage, file: str, *, rows_per_row_group: int) -> None:
+        self.file = file
         self._rows_per_row_group = rows_per_row_group
         self._pending: list[dict[str, Any]] = []
-        self._pending_bytes = 0
+        self._pictures: set[bytes] = set()
+        self._pending_bytes, self._unpacked_bytes = 0, 0
         self._num_rows = 0
-        self._writer: pq.ParquetWriter | None = pq.ParquetWriter(
-            self._temporary, ARROW_SCHEMA, compression="zstd", use_dictionary=["source"], write_statistics=False
-        )
+        self._file = storage.create(file)
+        self._writer: pq.ParquetWriter | None = _parquet_writer(self._file)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -51,42 +59,83 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._temporary.unlink(missing_ok=True)
+        if not self._file.closed:
+            self.discard()
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file so far, without the row group that is being filled."""
+        return self._file.num_bytes
 
     def add(self, record: Record) -> None:
         """Append a record."""
+        keys = [hashlib.blake2b(image.data, digest_size=16).digest() for image in record.images]
+        if self._is_full() and not self._pictures.intersection(keys):
+            self._flush()  # here and not earlier, so that the records of one picture stay together
         self._pending.append(record.to_row())
-        self._pending_bytes += sum(len(image.data) for image in record.images)
-        self._pending_bytes += sum(4 * len(segment.counts) for segment in record.segments)
-        if len(self._pending) >= self._rows_per_row_group or self._pending_bytes >= ROW_GROUP_BYTES:
+        for key, image in zip(keys, record.images, strict=True):
+            self._unpacked_bytes += len(image.data)
+            if key not in self._pictures:
+                self._pictures.add(key)
+                self._pending_bytes += len(image.data)
+        runs = sum(4 * len(mask.counts) for mask in (*record.segments, *record.masks))
+        self._pending_bytes += runs + sum(len(turn.text) for turn in record.conversation) + len(record.caption)
+        if len(self._pending) >= self._rows_per_row_group or self._unpacked_bytes >= 2 * UNPACKED_BYTES:
             self._flush()
+
+    def _is_full(self) -> bool:
+        return self._pending_bytes >= ROW_GROUP_BYTES or self._unpacked_bytes >= UNPACKED_BYTES
 
     def close(self) -> Shard | None:
         """Put the file in its place; ``None``, and no file, where nothing was added."""
         self._flush()
         assert self._writer is not None, "closed twice"
+        if not self._num_rows:
+            self.discard()
+            return None
         self._writer.close()
         self._writer = None
-        if not self._num_rows:
-            self._temporary.unlink()
-            return None
-        self._temporary.replace(self.path)
-        return Shard(
-            file=self.path.name, rows=self._num_rows, bytes=self.path.stat().st_size, sha256=_sha256(self.path)
-        )
+        self._file.commit()
+        return Shard(file=self.file, rows=self._num_rows, bytes=self._file.num_bytes, sha256=self._file.sha256())
+
+    def discard(self) -> None:
+        """Leave no file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._file.discard()
 
     def _flush(self) -> None:
         if self._pending and self._writer is not None:
             self._writer.write_table(pa.Table.from_pylist(self._pending, ARROW_SCHEMA))
             self._num_rows += len(self._pending)
-            self._pending, self._pending_bytes = [], 0
+            self._pending, self._pictures = [], set()
+            self._pending_bytes, self._unpacked_bytes = 0, 0
+
+
+def _parquet_writer(sink: OutputFile | pa.NativeFile) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        sink,
+        ARROW_SCHEMA,
+        compression="zstd",
+        use_dictionary=["source", "task", _PICTURES],
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        write_statistics=False,
+    )
+
+
+def stored_bytes(records: Sequence[Record]) -> int:
+    """Bytes that records take in a shard as one row group, without the file's footer."""
+    sink = pa.BufferOutputStream()
+    with _parquet_writer(sink) as writer:
+        writer.write_table(pa.Table.from_pylist([record.to_row() for record in records], ARROW_SCHEMA))
+    group = pq.ParquetFile(pa.BufferReader(sink.getvalue())).metadata.row_group(0)
+    return int(sum(group.column(index).total_compressed_size for index in range(group.num_columns)))
 
 
 def write_shard(path: Path, records: Iterable[Record], *, rows_per_row_group: int = 64) -> Shard | None:
     """Write records as one shard; ``None``, and no file, where there are none."""
-    with ShardWriter(path, rows_per_row_group=rows_per_row_group) as writer:
+    with ShardWriter(Storage(path.parent), path.name, rows_per_row_group=rows_per_row_group) as writer:
         for record in records:
             writer.add(record)
         return writer.close()
@@ -98,7 +147,7 @@ class ShardReader:
     Opening it checks that every shard is there and has the size that the manifest gives; ``verify`` checks contents.
 
     Args:
-        folder: the set.
+        folder: the set: a local folder, whose shards are mapped into memory, or a prefix in an object store.
         cache_bytes: row groups are kept in memory up to this size, the least recently used ones leaving first.
         columns: read only these; ``None`` reads all.
 
@@ -113,11 +162,12 @@ class ShardReader:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         columns: Sequence[str] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.storage = Storage(folder)
+        self.folder = self.storage.name
+        """The set's address, for people."""
         self.manifest = Manifest.load(folder)
         self.schema = ARROW_SCHEMA if columns is None else pa.schema([ARROW_SCHEMA.field(name) for name in columns])
-        for shard in self.manifest.shards:
-            self._check(shard)
+        self._check_sizes()
         self._shard_starts = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
         self._files: dict[int, tuple[pq.ParquetFile, Int64[np.ndarray, " groups"]]] = {}
         self._cache: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
@@ -135,11 +185,11 @@ class ShardReader:
         Raises:
             DataError: a shard differs from what was ingested.
         """
+        self._check_sizes()
         for shard in self.manifest.shards:
-            self._check(shard)
-            if _sha256(self.folder / shard.file) != shard.sha256:
+            if self.storage.sha256(shard.file) != shard.sha256:
                 raise DataError(
-                    f"{self.folder / shard.file} is damaged: its checksum is not the manifest's", self._remedy
+                    f"{self.folder}/{shard.file} is damaged: its checksum is not the manifest's", self._remedy
                 )
 
     def take(self, rows: Int64[np.ndarray, " n"]) -> pa.Table:
@@ -175,23 +225,18 @@ class ShardReader:
     def _remedy(self) -> str:
         return f"copy {self.folder} again from where it was made, or remove the folder and ingest it again"
 
-    def _check(self, shard: Shard) -> None:
-        path = self.folder / shard.file
-        if not path.is_file():
-            raise DataError(f"{path} is missing, {self.folder}/manifest.json names it", self._remedy)
-        size = path.stat().st_size
-        if size != shard.bytes:
-            state = "truncated" if size < shard.bytes else "not the file that was ingested"
-            raise DataError(f"{path} is {state}: it has {size} bytes of {shard.bytes}", self._remedy)
+    def _check_sizes(self) -> None:
+        for problem in size_problems(self.storage, self.manifest.shards).values():
+            raise DataError(problem, self._remedy)
 
     def _open(self, shard: int) -> tuple[pq.ParquetFile, Int64[np.ndarray, " groups"]]:
         """A shard's file and the first row of each of its row groups."""
         if shard not in self._files:
-            path = self.folder / self.manifest.shards[shard].file
+            name = self.manifest.shards[shard].file
             try:
-                file = pq.ParquetFile(path, memory_map=True)
+                file = pq.ParquetFile(self.storage.open(name), pre_buffer=self.storage.local is None)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path} cannot be read: {error}", self._remedy) from error
+                raise DataError(f"{self.folder}/{name} cannot be read: {error}", self._remedy) from error
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             self._files[shard] = file, np.cumsum([0, *sizes[:-1]])
         return self._files[shard]
@@ -205,7 +250,7 @@ class ShardReader:
         try:
             table = self._open(shard)[0].read_row_group(group, columns=self.schema.names)
         except (OSError, pa.ArrowException) as error:
-            path = self.folder / self.manifest.shards[shard].file
+            path = f"{self.folder}/{self.manifest.shards[shard].file}"
             raise DataError(f"{path}, row group {group} cannot be read: {error}", self._remedy) from error
         self.num_groups_read += 1
         self._cache[key] = table
@@ -215,6 +260,26 @@ class ShardReader:
         return table
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def size_problems(storage: Storage, shards: Sequence[Shard]) -> dict[str, str]:
+    """What is wrong with shards that are missing or have another size than they should, by file."""
+    problems = {}
+    for shard, size in zip(shards, storage.sizes([shard.file for shard in shards]), strict=True):
+        path = f"{storage.name}/{shard.file}"
+        if size is None:
+            problems[shard.file] = f"{path} is missing, {storage.name}/manifest.json names it"
+        elif size != shard.bytes:
+            state = "truncated" if size < shard.bytes else "not the file that was ingested"
+            problems[shard.file] = f"{path} is {state}: it has {size} bytes of {shard.bytes}"
+    return problems
+
+
+def read_records(storage: Storage, file: str) -> Iterator[Record]:
+    """The records of one shard in order, a row group at a time.
+
+    Raises:
+        OSError, pa.ArrowException: the file cannot be read.
+    """
+    shard = pq.ParquetFile(storage.open(file))
+    for group in range(shard.num_row_groups):
+        for row in shard.read_row_group(group).to_pylist():
+            yield Record.from_row(row)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from setok.errors import DataError
 from setok.metrics.tokens import correlation
@@ -83,16 +83,25 @@ class ImageRows:
 
 
 class MeanImage:
-    """The mean of pictures of one size, summed in whole numbers."""
+    """The mean of pictures of one size, summed in whole numbers; at every place over the pictures that reach there."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: np.ndarray | int = 0
+        """How many pictures there are, at every place where they differ in that."""
         self._sum: np.ndarray | None = None
 
-    def update(self, pixels: UInt8[np.ndarray, "batch 3 height width"]) -> None:
-        """Add some pictures."""
-        if len(pixels):
+    def update(
+        self,
+        pixels: UInt8[np.ndarray, "batch 3 height width"],
+        real: Bool[np.ndarray, "batch 1 height width"] | None = None,
+    ) -> None:
+        """Add some pictures; places that are not ``real`` are padding."""
+        if not len(pixels):
+            return
+        if real is None:
             self._add(pixels.sum(axis=0, dtype=np.int64), len(pixels))
+        else:
+            self._add((pixels * real).sum(axis=0, dtype=np.int64), real.sum(axis=0, dtype=np.int64))
 
     def merge(self, other: MeanImage) -> MeanImage:
         """Add another accumulator's pictures to this one, and return it."""
@@ -100,9 +109,9 @@ class MeanImage:
             self._add(other._sum, other.count)
         return self
 
-    def _add(self, total: np.ndarray, count: int) -> None:
+    def _add(self, total: np.ndarray, count: np.ndarray | int) -> None:
         self._sum = total if self._sum is None else self._sum + total
-        self.count += count
+        self.count = self.count + count
 
     def compute(self) -> Float[np.ndarray, "3 height width"]:
         """The mean picture, in [0, 1].
@@ -112,7 +121,7 @@ class MeanImage:
         """
         if self._sum is None:
             raise DataError("there is no picture to take the mean of", "check that the data set has readable images")
-        return (self._sum / (255 * self.count)).astype(np.float32)
+        return (self._sum / (255 * np.maximum(self.count, 1))).astype(np.float32)
 
 
 def mean_of(values: Shaped[np.ndarray, " images"]) -> float | None:

@@ -100,6 +100,11 @@ def score_references(
     return _columns(batch, rows)
 
 
+def stack(parts: Sequence[Columns]) -> Columns:
+    """The columns of several batches, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def summarise(rows: ImageRows) -> dict[str, Any]:
     """A set's figures from its images' rows, ``None`` where one does not apply, with the reason under ``notes``."""
     table = rows.table()

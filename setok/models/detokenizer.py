@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from setok.batch import real_cells
 from setok.config import DetokenizerConfig
 from setok.models.flow import FlowHead
 from setok.models.layers import CrossBlock, sincos_positions
@@ -46,13 +47,22 @@ class Detokenizer(nn.Module):
         tokens: Float[Tensor, "batch tokens channels"],
         mask: Bool[Tensor, "batch tokens"],
         size: tuple[int, int],
+        sizes: Int[Tensor, "batch 2"] | None = None,
     ) -> Painting:
-        """Paint pictures of ``size`` (height, width) pixels; padding tokens (mask False) are not looked at."""
+        """Paint pictures of ``size`` (height, width) pixels; padding tokens (mask False) are not looked at.
+
+        Args:
+            tokens: of every picture.
+            mask: True for real tokens.
+            size: of the canvas.
+            sizes: height and width of every picture in the upper left of it; what is painted beside it carries no meaning.
+        """
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
         x = (self.query + sincos_positions((rows, columns), self.width).to(self.query)).expand(len(tokens), -1, -1)
         tokens = tokens.to(self.query.dtype)
+        own = None if sizes is None else real_cells(sizes, (rows, columns), self.patch_size).unsqueeze(1)
         for block in self.blocks:
-            x = block(x, tokens, mask.unsqueeze(1))
+            x = block(x, tokens, mask.unsqueeze(1), own)
         hidden = self.norm(x)
         squares = self.to_pixels(hidden).float() + 0.5
         p = self.patch_size

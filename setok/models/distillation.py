@@ -9,7 +9,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 
@@ -33,9 +33,13 @@ class FeatureTeacher(nn.Module):
         self,
         pixel_values: UInt8[Tensor, "batch 3 height width"],
         features: Float[Tensor, "batch patches dim"],
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """1 − cosine between ``features`` and the copy's, averaged over the patches of every image; in [0, 2]."""
         with torch.no_grad():
-            target = self.encoder(pixel_values)
+            target = self.encoder(pixel_values, patch_mask)
         with torch.autocast(features.device.type, enabled=False):
-            return (1 - F.cosine_similarity(features.float(), target.float(), dim=-1)).mean(-1)
+            strayed = 1 - F.cosine_similarity(features.float(), target.float(), dim=-1)
+        if patch_mask is None:
+            return strayed.mean(-1)
+        return strayed.masked_fill(~patch_mask, 0.0).sum(-1) / patch_mask.sum(-1)

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from setok.batch import real_cells
 from setok.config import DetokenizerConfig
 from setok.models.layers import CrossBlock, sincos_positions
 
@@ -61,8 +62,9 @@ class FlowHead(nn.Module):
         time: Float[Tensor, " batch"],
         tokens: Float[Tensor, "batch tokens channels"],
         mask: Bool[Tensor, "batch tokens"],
+        sizes: Int[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Velocity at ``time`` in [0, 1] of pictures that set out from about ``base``.
+        """Velocity at ``time`` in [0, 1] of pictures that set out from about ``base``; ``sizes`` as in ``Detokenizer``.
 
         The network is preconditioned (Karras et al. 2022). Every square says how far the real picture may lie from ``base``,
         as a multiple k of the noise; the best linear guess of the velocity under that spread needs no learning, and the network
@@ -76,10 +78,11 @@ class FlowHead(nn.Module):
         t = time.view(-1, 1, 1)
         x = self.enter(torch.cat([way / (self.noise * ((1 - t).square() + t.square()).sqrt()), origin], -1))
         x = x + sincos_positions((rows, columns), self.width).to(noisy.device)
+        own = None if sizes is None else real_cells(sizes, (rows, columns), p).unsqueeze(1)
         moment = self.time(time_embedding(time, self.width))
         shifts = self.time_to_blocks(moment).unsqueeze(1).chunk(len(self.blocks), -1)
         for block, shift in zip(self.blocks, shifts, strict=True):
-            x = block(x + shift, tokens, mask.unsqueeze(1))
+            x = block(x + shift, tokens, mask.unsqueeze(1), own)
         scale, shift = self.time_to_output(moment).unsqueeze(1).chunk(2, -1)
         found = self.to_velocity(self.norm(x) * (1 + scale) + shift).float()
         correction, spread = found[..., :-1], found[..., -1:]
@@ -104,6 +107,7 @@ def flow_loss(
     tokens: Float[Tensor, "batch tokens channels"],
     mask: Bool[Tensor, "batch tokens"],
     keys: Sequence[str],
+    sizes: Int[Tensor, "batch 2"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Flow matching's squared error of every picture.
 
@@ -111,6 +115,7 @@ def flow_loss(
         painted: what the plain decoder painted; gets no gradient.
         target: the real pictures, like ``painted`` in [0, 1].
         keys: name the random numbers of every picture, such as run seed, step and sample id; equal keys, equal numbers.
+        sizes: height and width of every picture in the upper left; the rest does not count.
     """
     base, end = starting_point(painted), target.float() * 2 - 1
     times, noises = [], []
@@ -122,8 +127,12 @@ def flow_loss(
     time = torch.stack(times)
     start = base + head.noise * torch.stack(noises)
     share = time.view(-1, 1, 1, 1)
-    velocity = head((1 - share) * start + share * end, base, time, tokens, mask)
-    return (velocity - (end - start)).square().flatten(1).mean(1)
+    velocity = head((1 - share) * start + share * end, base, time, tokens, mask, sizes)
+    error = (velocity - (end - start)).square()
+    if sizes is None:
+        return error.flatten(1).mean(1)
+    real = real_cells(sizes, (error.shape[-2], error.shape[-1]), 1).view(len(error), 1, *error.shape[-2:])
+    return error.masked_fill(~real, 0.0).sum((1, 2, 3)) / (error.shape[1] * real.sum((1, 2, 3)))
 
 
 @torch.no_grad()
@@ -133,20 +142,34 @@ def sample(
     tokens: Float[Tensor, "batch tokens channels"],
     mask: Bool[Tensor, "batch tokens"],
     *,
-    generator: torch.Generator,
+    seed: int,
     steps: int,
+    sizes: Int[Tensor, "batch 2"] | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Follow the flow from the plain decoder's pictures (in [0, 1]) by ``steps`` Euler steps of equal length.
 
     Args:
-        generator: of the CPU; gives the one noise that all pictures start with.
+        seed: of the one noise that all pictures start with.
+        steps: Euler steps.
+        sizes: as in ``Detokenizer``.
     """
     base = starting_point(painted)
-    x = base + head.noise * torch.randn(base.shape[1:], generator=generator).to(base)
+    x = base + head.noise * seeded_noise(list(base.shape[1:]), seed).to(base)
     for step in range(steps):
         time = torch.full((len(x),), step / steps, device=x.device)
-        x = x + head(x, base, time, tokens, mask) / steps
+        x = x + head(x, base, time, tokens, mask, sizes) / steps
     return (x + 1) / 2
+
+
+@torch.library.custom_op("setok::seeded_noise", mutates_args=(), schema="(SymInt[] shape, SymInt seed) -> Tensor")
+def seeded_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Normal noise on the CPU. An operator of its own, because a compiled graph cannot hold a generator."""
+    return torch.randn(list(shape), generator=torch.Generator().manual_seed(seed))
+
+
+@seeded_noise.register_fake
+def _(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.empty(list(shape))
 
 
 def starting_point(painted: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:

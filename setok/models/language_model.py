@@ -6,11 +6,7 @@ the others. Where the base embeddings are frozen (LoRA, quantised weights), the 
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import inspect
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,71 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from setok.config import LanguageModelConfig, LoraConfig
-from setok.errors import CheckpointError, ConfigError
-from setok.models.attention import register_with_transformers
+from setok.errors import ConfigError
+from setok.models.language_model_loading import add_lora, build_causal_lm, grow, require_hooks
 from setok.models.splice import attention_mask
-
-IMAGE_START, IMAGE_END, SEGMENT = SPECIAL_TOKENS = ("[Img]", "[/Img]", "[Seg]")
-_NEEDED = ("inputs_embeds", "attention_mask", "position_ids", "past_key_values")
-
-
-def load_text_tokenizer(path: str | Path) -> Any:
-    """A text tokenizer of transformers with the three tokens added where it lacks them.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    from transformers import AutoTokenizer  # slow to import
-
-    try:
-        with quiet_transformers():  # it would warn of a model that it does not know
-            tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"no text tokenizer can be loaded from {str(path)!r}: {error}",
-            "give a folder with tokenizer.json, or a hub id; without a network run"
-            f" `hf download {path} --local-dir FOLDER` where there is one",
-        ) from error
-    return add_special_tokens(tokenizer)
-
-
-def add_special_tokens(tokenizer: Any) -> Any:
-    """Add the three tokens where they are not; the tokenizer itself, changed."""
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False
-    )
-    return tokenizer
-
-
-def special_ids(tokenizer: Any) -> list[int]:
-    """Ids of the three tokens.
-
-    Raises:
-        ConfigError: the tokenizer lacks one.
-    """
-    known = tokenizer.get_vocab()
-    if lacking := [token for token in SPECIAL_TOKENS if token not in known]:
-        raise ConfigError(
-            f"the text tokenizer has no {', '.join(lacking)}",
-            "add them with setok.models.language_model.add_special_tokens before the model is built",
-        )
-    return [known[token] for token in SPECIAL_TOKENS]
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No greetings, warnings and progress bars of transformers; errors still come."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+from setok.models.text_tokens import special_ids
 
 
 class NewTokens(nn.Module):
@@ -127,11 +62,11 @@ class LanguageModel(nn.Module):
         """
         super().__init__()
         self.config = config
-        base = _build(config, len(text_tokenizer), pretrained=pretrained)
-        _require_hooks(base, config.path or config.family)
+        base = build_causal_lm(config, len(text_tokenizer), pretrained=pretrained)
+        require_hooks(base, config.path or config.family)
         self.new_ids = special_ids(text_tokenizer)
         if not complete:
-            _grow(base, len(text_tokenizer), self.new_ids)
+            grow(base, len(text_tokenizer), self.new_ids)
         self.width: int = base.get_input_embeddings().weight.shape[1]
         self.max_positions: int | None = getattr(base.config, "max_position_embeddings", None)
         self.tied = base.get_output_embeddings().weight is base.get_input_embeddings().weight
@@ -140,7 +75,7 @@ class LanguageModel(nn.Module):
             base.requires_grad_(False)
             self.new_tokens = NewTokens(self.new_ids, self.width, tied=self.tied)
         if config.train == "lora":
-            _add_lora(base, config.lora)
+            add_lora(base, config.lora)
         self.base: Any = base
 
     def embed(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
@@ -260,163 +195,6 @@ def summed_cross_entropy(
     ]
     losses, right = zip(*done, strict=True)
     return torch.cat(losses)[: len(labels)], torch.cat(right)[: len(labels)]
-
-
-# ---------------------------------------------------------------- building
-
-
-def _build(config: LanguageModelConfig, vocabulary: int, *, pretrained: bool) -> Any:
-    """The model of transformers, in fp32 or ``config.dtype``."""
-    from transformers import AutoConfig, AutoModelForCausalLM  # slow to import
-
-    _require_packages(config)
-    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    pretrained = pretrained and torch.get_default_device().type != "meta"  # there a model is only counted
-    try:
-        if config.path is None:
-            described = _describe(config, vocabulary)
-            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=_attention(config))
-        if not pretrained:
-            described = AutoConfig.from_pretrained(config.path)
-            return AutoModelForCausalLM.from_config(described, dtype=dtype, attn_implementation=_attention(config))
-        with quiet_transformers():
-            return AutoModelForCausalLM.from_pretrained(
-                config.path,
-                dtype=dtype,
-                attn_implementation=_attention(config),
-                quantization_config=_quantization(config),
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"language_model.path={config.path!r} gives no causal language model: {error}",
-            "give a folder with config.json and weights, or a hub id, of a Llama, Vicuna, Qwen or Mistral model; without a"
-            f" network run `hf download {config.path} --local-dir FOLDER` where there is one",
-        ) from error
-
-
-def _attention(config: LanguageModelConfig) -> str:
-    """How transformers is to attend."""
-    return register_with_transformers() if config.attention == "sdpa" else config.attention
-
-
-def _describe(config: LanguageModelConfig, vocabulary: int) -> Any:
-    """The architecture of a new model."""
-    import transformers as t  # slow to import
-
-    kinds = {"llama": t.LlamaConfig, "qwen2": t.Qwen2Config, "qwen3": t.Qwen3Config, "mistral": t.MistralConfig}
-    sizes: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": config.width,
-        "intermediate_size": round(config.width * config.mlp_ratio),
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_key_value_heads or config.num_heads,
-        "head_dim": config.width // config.num_heads,
-        "max_position_embeddings": config.max_positions,
-        "tie_word_embeddings": config.tie_embeddings,
-        "pad_token_id": None,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    return kinds[config.family](**sizes)
-
-
-def _require_packages(config: LanguageModelConfig) -> None:
-    if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise ConfigError(
-            "language_model.attention=flash_attention_2 needs the flash-attn package, and it is not installed",
-            "install it on a machine with CUDA (pip install flash-attn), or set language_model.attention=sdpa",
-        )
-    if not config.quantization:
-        return
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"language_model.quantization={config.quantization} needs a CUDA device, and there is none",
-            "run it on a GPU, or set language_model.quantization=null",
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"language_model.quantization={config.quantization} needs the bitsandbytes package, and it is not installed",
-            "install it (pip install bitsandbytes), or set language_model.quantization=null",
-        )
-
-
-def _quantization(config: LanguageModelConfig) -> Any:
-    """What transformers needs to load the weights in few bits (4: NF4 with bf16 arithmetic, Dettmers et al. 2023)."""
-    if config.quantization is None:
-        return None
-    from transformers import BitsAndBytesConfig
-
-    if config.quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-
-
-def _require_hooks(model: Any, name: str) -> None:
-    """Refuse a model that cannot be given embeddings, or whose parts cannot be reached."""
-    lacking = []
-    for part in ("get_input_embeddings", "get_output_embeddings", "get_decoder"):
-        try:
-            found = getattr(model, part)()
-        except (AttributeError, NotImplementedError):
-            found = None
-        if found is None or found is model:
-            lacking.append(f"{part}()")
-    decoder = model.get_decoder() if "get_decoder()" not in lacking else model
-    parameters = inspect.signature(decoder.forward).parameters
-    lacking += [argument for argument in _NEEDED if argument not in parameters]
-    if lacking:
-        raise ConfigError(
-            f"the language model {name!r} ({type(model).__name__}) lacks what Setokim needs: {', '.join(lacking)}",
-            "use a decoder-only transformer such as Llama, Vicuna, Qwen2, Qwen3 or Mistral",
-        )
-
-
-@torch.no_grad()
-def _grow(model: Any, vocabulary: int, new_ids: Sequence[int]) -> None:
-    """Give every token of the vocabulary a row; the new tokens' rows are the mean of the others'.
-
-    A pretrained model may have spare rows already, which are kept.
-    """
-    weight = model.get_input_embeddings().weight
-    old = min(len(weight), min(new_ids))
-    if vocabulary > len(weight):
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        for values in (layer.weight, getattr(layer, "bias", None)):
-            if values is not None:
-                values[list(new_ids)] = values[:old].float().mean(0, keepdim=True).to(values.dtype)
-
-
-def _add_lora(model: Any, config: LoraConfig) -> None:
-    """Adapters on the linear layers of the blocks, and on nothing else; the weights below them stay frozen.
-
-    Raises:
-        ConfigError: no layer has one of the names.
-    """
-    from peft import LoraConfig as Adapters
-    from peft import inject_adapter_in_model
-
-    head = model.get_output_embeddings()
-    names = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
-    short = sorted({name.rpartition(".")[2] for name in names})
-    if unknown := sorted(set(config.targets) - set(short)):
-        raise ConfigError(
-            f"language_model.lora.targets has {', '.join(unknown)}, which no linear layer of the model is called",
-            f"choose from: {', '.join(short)}",
-        )
-    chosen = [name for name in names if not config.targets or name.rpartition(".")[2] in config.targets]
-    inject_adapter_in_model(
-        Adapters(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=chosen), model
-    )
-
-
-# ---------------------------------------------------------------- attention
 
 
 def _masks(config: Any, segment_ids: Tensor, position_ids: Tensor) -> Any:

@@ -124,6 +124,8 @@ class CrossBlock(CheckpointedModule):
         x: Float[Tensor, "batch n width"],
         tokens: Float[Tensor, "batch tokens width"],
         mask: Bool[Tensor, "batch 1 tokens"],
+        own_mask: Bool[Tensor, "batch 1 n"] | None = None,
     ) -> Float[Tensor, "batch n width"]:
+        """``own_mask`` is False for rows of ``x`` that no other looks at."""
         x = x + self.cross(self.norm(x), self.token_norm(tokens), mask)
-        return self.self_block(x + self.feed_forward(x))
+        return self.self_block(x + self.feed_forward(x), own_mask)

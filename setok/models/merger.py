@@ -12,6 +12,7 @@ from setok.models.clustering.clusters import one_hot
 from setok.models.geometry import RELATIVE, Frame, Outline
 from setok.models.layers import Block, sincos_positions
 from setok.models.packing import Packing, pack
+from setok.models.parts import parts_of
 
 
 class TokenMerger(nn.Module):
@@ -46,6 +47,10 @@ class TokenMerger(nn.Module):
             mask: True for real clusters.
             grid: rows and columns of patches.
         """
+        if len(parts := parts_of(features)) > 1:
+            own = (None if weights is None else weights[part] for part in parts)
+            done = [self(features[p], assignment[p], w, mask[p], grid) for p, w in zip(parts, own, strict=True)]
+            return torch.cat(done)
         x = self.enter(features)
         if self.position:
             x = x + sincos_positions(grid, self.width).to(x)

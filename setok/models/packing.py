@@ -93,7 +93,7 @@ def attend_inside(
     qkv: Float[Tensor, "batch patches 3 heads dim"], packing: Packing
 ) -> Float[Tensor, "batch patches heads dim"]:
     """Attention of every (sorted) patch to the patches of its cluster, by whatever is fastest here."""
-    if qkv.device.type == "cuda" and qkv.dtype in (torch.bfloat16, torch.float16):
+    if qkv.device.type == "cuda" and fits_varlen(qkv):
         return attend_varlen(qkv, packing)
     if packing.buckets is not None:
         return attend_buckets(qkv, packing.buckets)
@@ -109,10 +109,15 @@ def attend_masked(
     return rearrange(attend(q, k, v, same.unsqueeze(1)), "b h n d -> b n h d")
 
 
+def fits_varlen(qkv: Float[Tensor, "batch patches 3 heads dim"]) -> bool:
+    """Whether flash attention has a kernel for these: half precision, heads of a multiple of 8 up to 256."""
+    return qkv.dtype in (torch.bfloat16, torch.float16) and qkv.shape[-1] % 8 == 0 and qkv.shape[-1] <= 256
+
+
 def attend_varlen(
     qkv: Float[Tensor, "batch patches 3 heads dim"], packing: Packing
 ) -> Float[Tensor, "batch patches heads dim"]:
-    """Variable-length (flash) attention, clusters being the sequences; for CUDA in half precision."""
+    """Variable-length (flash) attention, clusters being the sequences; for CUDA, of what ``fits_varlen``."""
     from torch.nn.attention.varlen import varlen_attn  # needs a CUDA build
 
     batch, n = qkv.shape[:2]

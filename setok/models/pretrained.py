@@ -70,11 +70,12 @@ def write(folder: Path, config: TokenizerConfig, model: nn.Module, encoder_layer
 
 def write_preprocessor(folder: Path, config: TokenizerConfig, encoder_patch: int) -> None:
     """Write the settings of ``setok.data.processor.SeTokImageProcessor``."""
+    flow = config.detokenizer.flow.patch_size if config.detokenizer.kind == "flow" else 1
     settings = {
         "image_processor_type": "SeTokImageProcessor",
         "size": config.image_size,
-        "resize": "crop",
-        "multiple_of": math.lcm(encoder_patch, config.detokenizer.patch_size),
+        "resize": config.resize,
+        "multiple_of": math.lcm(encoder_patch, config.detokenizer.patch_size, flow),
         "max_pixels": config.image_size**2,
     }
     _write_json(folder / PREPROCESSOR, settings)

@@ -15,99 +15,26 @@ zero takes their place. Otherwise ranks that split the parameters (ZeRO-3) would
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from setok.batch import SequenceBatch, VisualTokens
+from setok.batch import SequenceBatch
 from setok.config import SetokimConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.models import setokim_files
-from setok.models.language_model import LanguageModel, load_text_tokenizer, summed_cross_entropy
+from setok.models.language_model import LanguageModel, summed_cross_entropy
 from setok.models.layers import enable_checkpointing
 from setok.models.mask_decoder import MaskDecoder, mask_iou, mask_losses
-from setok.models.splice import IGNORED, Spliced, close_gaps, slots
+from setok.models.setokim_targets import EncodedImages, SetokimOutput, Targets, find_targets, noise_keys, or_first
+from setok.models.splice import IGNORED, Spliced, close_gaps
+from setok.models.text_tokens import load_text_tokenizer
 from setok.models.token_diffusion import TokenDiffusion, draw_noise
 from setok.models.tokenizer import SeTok
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedImages:
-    """What the frozen tokenizer makes of pictures."""
-
-    visual: VisualTokens
-    patches: Float[Tensor, "images patches width"]
-    """The encoder's features, which masks are drawn from."""
-
-    def __getitem__(self, index: Int[Tensor, " chosen"]) -> EncodedImages:
-        """Some of the pictures."""
-        v = self.visual
-        chosen = replace(
-            v,
-            tokens=v.tokens[index],
-            mask=v.mask[index],
-            assignment=v.assignment[index],
-            scores=v.scores[index],
-            features=v.features[index],
-        )
-        return EncodedImages(visual=chosen, patches=self.patches[index])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What a micro-batch is to learn, by place."""
-
-    labels: Int[Tensor, "rows length"]
-    """The id to be said after a place, -100 for none."""
-    is_stop: Bool[Tensor, "rows length"]
-    """Where this is the decision whether a picture goes on."""
-    tokens: Bool[Tensor, "images tokens"]
-    """The visual tokens that are to be drawn."""
-    token_places: Int[Tensor, "images tokens"]
-    """Where each visual token stands (row × length + column), -1 for padding."""
-    mask_places: Int[Tensor, " masks"]
-    """Where the ``[Seg]`` of each mask stands."""
-    masks: Bool[Tensor, " masks"]
-    """The masks that are to be found."""
-
-    @property
-    def counts(self) -> dict[str, Float[Tensor, ""]]:
-        """How many there are, by the names of ``SetokimOutput``; a stage sums them over micro-batches and ranks."""
-        labelled = self.labels != IGNORED
-        masks = self.masks.sum().float()
-        return {
-            "text": (labelled & ~self.is_stop).sum().float(),
-            "stop": (labelled & self.is_stop).sum().float(),
-            "diffusion": self.tokens.sum().float(),
-            "mask_cross_entropy": masks,
-            "mask_dice": masks,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetokimOutput:
-    """Losses of a micro-batch, each summed over its own targets: divide by ``Targets.counts`` over the global batch."""
-
-    text: Float[Tensor, ""]
-    """Cross-entropy of text."""
-    stop: Float[Tensor, ""]
-    """Cross-entropy of the decisions whether a picture goes on."""
-    diffusion: Float[Tensor, ""]
-    """Squared error of the denoising network, by visual token."""
-    mask_cross_entropy: Float[Tensor, ""]
-    mask_dice: Float[Tensor, ""]
-    counts: dict[str, Float[Tensor, ""]]
-    """Targets of each of the above."""
-    statistics: dict[str, Float[Tensor, ""]]
-    """Sums to be divided by the count in their name's first word: ``text_correct``, ``stop_correct``, ``mask_dice_iou``;
-    and ``places``, ``padding``, ``image_tokens``, ``images``."""
-    mask_logits: Float[Tensor, "masks height width"]
-    """Detached."""
 
 
 class Setokim(nn.Module):
@@ -248,26 +175,7 @@ class Setokim(nn.Module):
 
     def targets(self, batch: SequenceBatch, rows: Spliced, images: EncodedImages) -> Targets:
         """What is to be learned from a micro-batch, without running the language model."""
-        limit = images.visual.tokens.shape[1]
-        index = rows.image_index * limit + rows.image_offset
-        places = slots(index.masked_fill(~rows.is_visual, -1), len(images.visual.tokens) * limit).view(-1, limit)
-        learned = F.pad(batch.image_is_target & batch.image_valid, (0, int(len(places) > len(batch.image_valid))))
-        going_on = rows.is_visual & (rows.image_offset > 0) & learned[rows.image_index.clamp_min(0)]
-        labels = rows.labels.masked_fill(going_on, self.image_start_id)
-        ahead = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        same = F.pad(rows.segment_ids[:, 1:] == rows.segment_ids[:, :-1], (0, 1), value=False)
-        ahead = ahead.masked_fill(~same, IGNORED)
-        is_stop = F.pad(going_on[:, 1:], (0, 1), value=False) | (ahead == self.image_end_id)
-        mask_places = slots(rows.mask_index, len(batch.masks))
-        found = mask_places >= 0
-        return Targets(
-            labels=ahead,
-            is_stop=is_stop,
-            tokens=learned.unsqueeze(1) & (places > 0),
-            token_places=places,
-            mask_places=mask_places,
-            masks=found & batch.image_valid[batch.mask_image] if len(found) else found,
-        )
+        return find_targets(batch, rows, images, going_on_id=self.image_start_id, end_id=self.image_end_id)
 
     def embed(self, rows: Spliced, images: EncodedImages) -> Float[Tensor, "rows length width"]:
         """What the language model reads at every place."""
@@ -324,7 +232,7 @@ class Setokim(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Cross-entropy of text and of stopping, at the labelled places only."""
         labels = targets.labels.flatten()
-        chosen = _or_first((labels != IGNORED).nonzero().squeeze(1), labels)
+        chosen = or_first((labels != IGNORED).nonzero().squeeze(1), labels)
         loss, right = summed_cross_entropy(self.language_model, states[chosen], labels[chosen])
         is_stop = targets.is_stop.flatten()[chosen]
         sums = [((loss * part).sum(), (right & part).sum().float()) for part in (~is_stop, is_stop)]
@@ -341,8 +249,8 @@ class Setokim(nn.Module):
     ) -> Float[Tensor, ""]:
         """Squared error of the visual tokens that are to be drawn, each conditioned on the place before it."""
         wanted = targets.tokens.flatten()
-        chosen = _or_first(wanted.nonzero().squeeze(1), wanted)
-        keys, counts = _noise_keys(batch, rows, targets, noise_key)
+        chosen = or_first(wanted.nonzero().squeeze(1), wanted)
+        keys, counts = noise_keys(batch, rows, targets, noise_key)
         draw = draw_noise(keys, counts, self.token_width, self.config.diffusion, states.device)
         before = (targets.token_places.flatten()[chosen] - 1).clamp_min(0)
         condition = self.output_projector(_cast(states[before], self.output_projector))
@@ -425,26 +333,3 @@ def _projector(width: int, to: int) -> nn.Sequential:
 def _cast(states: Float[Tensor, "*n width"], module: nn.Module) -> Float[Tensor, "*n width"]:
     """Hidden states in the type of the weights that take them."""
     return states.to(next(module.parameters()).dtype)
-
-
-def _or_first(chosen: Int[Tensor, " chosen"], values: Tensor) -> Int[Tensor, " some"]:
-    """The indices, or the first one of all where none is chosen, so that what follows is called with something."""
-    return chosen if len(chosen) else torch.zeros(1, dtype=torch.long, device=values.device)
-
-
-def _noise_keys(batch: SequenceBatch, rows: Spliced, targets: Targets, noise_key: str) -> tuple[list[str], list[int]]:
-    """Names of the random numbers of every picture to be drawn, and how many tokens it has.
-
-    A picture is named by its sample and by its number among the sample's pictures. Waits for the device, once.
-    """
-    length = rows.segment_ids.shape[1]
-    first = targets.token_places[:, 0]
-    row, segment = first // length, rows.segment_ids.flatten()[first.clamp_min(0)]
-    together = (row.unsqueeze(1) == row) & (segment.unsqueeze(1) == segment) & (first.unsqueeze(1) > first)
-    number, count = together.sum(1), targets.tokens.sum(1)
-    described = torch.stack([row, segment, number, count], 1).tolist()
-    chosen = [(f"{noise_key}/{batch.ids[r][s - 1]}/{n}", tokens) for r, s, n, tokens in described if tokens]
-    if not chosen:
-        return [noise_key], [1]
-    keys, counts = zip(*chosen, strict=True)
-    return list(keys), list(counts)

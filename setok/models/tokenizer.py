@@ -6,20 +6,21 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from setok.batch import VisualTokens
+from setok.batch import VisualTokens, real_cells
 from setok.config import ClusteringConfig, TokenizerConfig
 from setok.errors import ConfigError, DataError
 from setok.models import pretrained as pretrained_files
-from setok.models.clustering import Clusters, Resampler, cluster
+from setok.models.clustering import Clusters, Resampler, cluster, concatenate
 from setok.models.clustering.interface import require_finite
 from setok.models.detokenizer import Detokenizer
-from setok.models.encoder import build_encoder
+from setok.models.encoder import VisionEncoder, build_encoder
 from setok.models.flow import sample
 from setok.models.layers import enable_checkpointing
 from setok.models.merger import TokenMerger
+from setok.models.parts import parts_of
 
 
 class ClusteringHead(nn.Module):
@@ -52,6 +53,10 @@ class ClusteringHead(nn.Module):
             ConfigError: a resampler that was not trained, or more queries than it has.
             TrainingError: a feature is not finite.
         """
+        if len(parts := parts_of(features)) > 1:
+            masks = (None if patch_mask is None else patch_mask[part] for part in parts)
+            done = [self(features[p], config, grid=grid, patch_mask=m) for p, m in zip(parts, masks, strict=True)]
+            return concatenate([clusters for clusters, _ in done]), torch.cat([clustered for _, clustered in done])
         setting = config or self.config
         if patch_mask is not None:
             features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
@@ -85,6 +90,8 @@ class SeTok(nn.Module):
             self.encoder.grid(config.image_size, config.image_size)
         except DataError as error:
             raise ConfigError(f"image_size={config.image_size}: {error.problem}", error.remedy) from error
+        if config.fit_multiple is not None:
+            _check_fit(config, self.encoder)
         self.clustering = ClusteringHead(config.clustering, self.encoder.width)
         self.merger = TokenMerger(config.merger, self.encoder.width, config.detokenizer.width)
         self.detokenizer = Detokenizer(config.detokenizer)
@@ -113,25 +120,44 @@ class SeTok(nn.Module):
         self.encoder.save_architecture(folder / pretrained_files.ENCODER)
 
     def tokenize(
-        self, pixel_values: UInt8[Tensor, "batch 3 height width"], clustering: ClusteringConfig | None = None
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        clustering: ClusteringConfig | None = None,
+        *,
+        sizes: Int[Tensor, "batch 2"] | None = None,
     ) -> VisualTokens:
         """Semantic tokens of every image.
 
         Args:
             pixel_values: uint8 pictures.
             clustering: replaces the trained clustering settings, for example another threshold or token budget.
+            sizes: height and width in pixels of every picture in the upper left, multiples of the encoder's patch, where the
+                rest is padding, which changes nothing.
         """
-        return self.tokenize_features(self.encoder(pixel_values), pixel_values, clustering)
+        patch_mask = self.patch_mask(pixel_values, sizes)
+        return self.tokenize_features(
+            self.encoder(pixel_values, patch_mask), pixel_values, clustering, patch_mask=patch_mask
+        )
+
+    def patch_mask(
+        self, pixel_values: UInt8[Tensor, "batch 3 height width"], sizes: Int[Tensor, "batch 2"] | None
+    ) -> Bool[Tensor, "batch patches"] | None:
+        """True for patches of the pictures, False for padding; ``None`` where there is none."""
+        if sizes is None:
+            return None
+        return real_cells(sizes, self.encoder.grid(*pixel_values.shape[-2:]), self.encoder.patch_size)
 
     def tokenize_features(
         self,
         features: Float[Tensor, "batch patches encoder_width"],
         pixel_values: UInt8[Tensor, "batch 3 height width"],
         clustering: ClusteringConfig | None = None,
+        *,
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
     ) -> VisualTokens:
         """``tokenize`` where the encoder's features of the pictures are there already."""
         grid = self.encoder.grid(*pixel_values.shape[-2:])
-        clusters, clustered = self.clustering(features, clustering, grid=grid)
+        clusters, clustered = self.clustering(features, clustering, grid=grid, patch_mask=patch_mask)
         setting = clustering or self.config.clustering
         by_mean = setting.assignment == "hard" and clusters.weights is None
         weights = None if by_mean else clusters.pooling_weights(setting.assignment)
@@ -153,20 +179,23 @@ class SeTok(nn.Module):
         *,
         seed: int = 0,
         sampling_steps: int | None = None,
+        sizes: Int[Tensor, "batch 2"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Pixels around [0, 1] (not clipped) painted from tokens, ``size`` being (height, width).
 
         Args:
             seed: of the noise that a flow decoder starts from; no other decoder is random.
             sampling_steps: steps of a flow decoder; ``None`` takes those of the config, 0 the plain decoder's picture.
+            sizes: height and width of every picture in the upper left, as in ``tokenize``; the rest is painted black.
         """
-        pixels: Tensor = self.detokenizer(tokens, mask, size).pixels
+        pixels: Tensor = self.detokenizer(tokens, mask, size, sizes).pixels
         flow = self.detokenizer.flow
         steps = 0 if flow is None else flow.sampling_steps if sampling_steps is None else sampling_steps
-        if flow is None or not steps:
+        if flow is not None and steps:
+            pixels = sample(flow, pixels, tokens, mask, seed=seed, steps=steps, sizes=sizes)
+        if sizes is None:
             return pixels
-        generator = torch.Generator().manual_seed(seed)
-        return sample(flow, pixels, tokens, mask, generator=generator, steps=steps)
+        return pixels * real_cells(sizes, size, 1).view(len(pixels), 1, *size)
 
     def gradient_checkpointing_enable(self) -> None:
         """Compute activations again in the backward pass, while in training mode, and do not keep them."""
@@ -181,11 +210,14 @@ class SeTok(nn.Module):
         *,
         seed: int = 0,
         sampling_steps: int | None = None,
+        sizes: Int[Tensor, "batch 2"] | None = None,
     ) -> UInt8[Tensor, "batch 3 height width"]:
         """What is left of pictures when they go through their tokens; arguments as in ``tokenize`` and ``detokenize``."""
-        visual = self.tokenize(pixel_values, clustering)
+        visual = self.tokenize(pixel_values, clustering, sizes=sizes)
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
-        pixels = self.detokenize(visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps)
+        pixels = self.detokenize(
+            visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps, sizes=sizes
+        )
         return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def forward(
@@ -195,6 +227,22 @@ class SeTok(nn.Module):
         tokens = self.tokenize(pixel_values)
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
         return tokens, self.detokenize(tokens.tokens, tokens.mask, size)
+
+
+def _check_fit(config: TokenizerConfig, encoder: VisionEncoder) -> None:
+    """Raises ConfigError where the encoder cannot have whole pictures with padding around them."""
+    if not encoder.takes_mask:
+        raise ConfigError(
+            f"model.resize=fit needs an encoder that can leave padding out, and the tower of"
+            f" encoder.path={config.encoder.path!r} cannot",
+            "use resize: crop, encoder.kind=vit, or a NaFlex tower",
+        )
+    if config.encoder.patch_size != encoder.patch_size:
+        raise ConfigError(
+            f"model.resize=fit needs to know the encoder's patch, and encoder.patch_size={config.encoder.patch_size} is not"
+            f" the tower's",
+            f"set encoder.patch_size={encoder.patch_size}",
+        )
 
 
 def patchify(

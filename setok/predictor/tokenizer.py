@@ -91,9 +91,11 @@ class TokenizerPredictor:
         batch = batch.to(self.device)
         tokenizer = self._task.tokenizer
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.bf16):
-            visual = tokenizer.tokenize(batch.pixel_values, clustering)
+            visual = tokenizer.tokenize(batch.pixel_values, clustering, sizes=batch.sizes)
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
-            pixels = tokenizer.detokenize(visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps)
+            pixels = tokenizer.detokenize(
+                visual.tokens, visual.mask, size, seed=seed, sampling_steps=sampling_steps, sizes=batch.sizes
+            )
         scores = self._score(visual, concepts) if concepts and self.knows_concepts else None
         return Reconstruction(pixels=pixels.float().clamp(0, 1), tokens=visual, concept_scores=scores)
 

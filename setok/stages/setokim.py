@@ -20,8 +20,9 @@ from setok.checkpoint import load_model
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
 from setok.errors import CheckpointError
-from setok.models.language_model import load_text_tokenizer
-from setok.models.setokim import EncodedImages, Setokim
+from setok.models.setokim import Setokim
+from setok.models.setokim_targets import EncodedImages
+from setok.models.text_tokens import load_text_tokenizer
 from setok.models.tokenizer import SeTok
 from setok.optim import build_optimizer
 from setok.stages.base import block_matrices, freeze

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext, VisualTokens
@@ -17,6 +17,7 @@ from setok.losses import (
     adaptive_adversarial_weight,
     concept_contrast,
     hinge_discriminator,
+    mean_over,
     patch_statistics,
     pixel_loss,
 )
@@ -61,27 +62,32 @@ class TokenizerTask(nn.Module):
 
     def forward(self, batch: ImageTextBatch, context: StepContext) -> LossOutput:
         """This micro-batch's share of the global mean loss."""
+        patch_mask, real = self.tokenizer.patch_mask(batch.pixel_values, batch.sizes), batch.pixel_mask
         with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
-            encoded = self.tokenizer.encoder(batch.pixel_values)
-            visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values)
-            strayed = self.teacher(batch.pixel_values, encoded) if self.loss.distillation else None
+            encoded = self.tokenizer.encoder(batch.pixel_values, patch_mask)
+            visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values, patch_mask=patch_mask)
+            strayed = self.teacher(batch.pixel_values, encoded, patch_mask) if self.loss.distillation else None
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
-            painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size)
+            painting = self.tokenizer.detokenizer(visual.tokens, visual.mask, size, batch.sizes)
             target = batch.pixel_values.float() / 255
-            flow = self._flow(painting, target, visual, batch.ids, context.step)
+            flow = self._flow(painting, target, visual, batch, context.step)
+        painted = painting.pixels if real is None else torch.where(real, painting.pixels, target)
 
         def share(per_image: Float[Tensor, " batch"], total: float) -> Float[Tensor, ""]:
             return (per_image * batch.valid).sum() / max(total, 1.0)
 
         parts = {
-            "l1": share(pixel_loss(painting.pixels, target, 1), context.num_images),
-            "l2": share(pixel_loss(painting.pixels, target, 2), context.num_images),
+            "l1": share(pixel_loss(painted, target, 1, real), context.num_images),
+            "l2": share(pixel_loss(painted, target, 2, real), context.num_images),
         }
         if flow is not None:
             parts["flow"] = share(flow, context.num_images)
         reconstruction = self.loss.l1 * parts["l1"] + self.loss.l2 * parts["l2"]
         if self.perceptual is not None:
-            parts["perceptual"] = share(self.perceptual(painting.pixels, target), context.num_images)
+            distance = self.perceptual(painted, target)
+            if real is not None:  # padding is alike in both, so the mean over the canvas is too small
+                distance = distance * real[0].numel() / real.flatten(1).sum(1)
+            parts["perceptual"] = share(distance, context.num_images)
             reconstruction = reconstruction + self.loss.perceptual * parts["perceptual"]
         if self.loss.contrast and context.concepts is not None:
             tokens = self.contrast(visual.tokens.float())
@@ -90,7 +96,7 @@ class TokenizerTask(nn.Module):
             parts["contrast"] = share(loss, context.num_concepts)
         if self.loss.feature_target:
             parts["feature_target"] = share(
-                self._feature_target(visual.features, target, visual.grid), context.num_images
+                self._feature_target(visual.features, target, visual.grid, patch_mask), context.num_images
             )
         if strayed is not None:
             parts["distillation"] = share(strayed, context.num_images)
@@ -105,16 +111,16 @@ class TokenizerTask(nn.Module):
             if name in parts
         )
         if self.critic and context.step >= self.loss.adversarial_start_step:
-            per_image = -self._judge(painting.pixels)
+            per_image = -self._judge(painted, real)
             parts["adversarial"] = share(per_image, context.num_images)
             total = (
                 total + self._adversarial_weight(reconstruction, parts["adversarial"], painting) * parts["adversarial"]
             )
-        pixels = painting.pixels.detach().clamp(0, 1)
+        pixels = painted.detach().clamp(0, 1)
         context.reconstruction = pixels
         detached = {name: value.detach() for name, value in parts.items()}
         detached["tokens"] = share(visual.counts.float(), context.num_images)
-        detached["psnr"] = share(-10 * pixel_loss(pixels, target, 2).clamp_min(1e-10).log10(), context.num_images)
+        detached["psnr"] = share(-10 * pixel_loss(pixels, target, 2, real).clamp_min(1e-10).log10(), context.num_images)
         return LossOutput(
             loss=total, parts=detached, reconstruction=pixels, assignment=visual.assignment, grid=visual.grid
         )
@@ -124,33 +130,37 @@ class TokenizerTask(nn.Module):
         painting: Painting,
         target: Float[Tensor, "batch 3 height width"],
         visual: VisualTokens,
-        ids: Sequence[str],
+        batch: ImageTextBatch,
         step: int,
     ) -> Float[Tensor, " batch"] | None:
         """Flow matching, where there is a flow decoder; its random numbers come from seed, step and sample id."""
         head = self.tokenizer.detokenizer.flow
         if head is None:
             return None
-        keys = [f"{self.seed}/{step}/{name}" for name in ids]
-        return flow_loss(head, painting.pixels, target, visual.tokens, visual.mask, keys)
+        keys = [f"{self.seed}/{step}/{name}" for name in batch.ids]
+        return flow_loss(head, painting.pixels, target, visual.tokens, visual.mask, keys, batch.sizes)
 
     def _feature_target(
         self,
         features: Float[Tensor, "batch patches feature"],
         target: Float[Tensor, "batch 3 height width"],
         grid: tuple[int, int],
+        patch_mask: Bool[Tensor, "batch patches"] | None,
     ) -> Float[Tensor, " batch"]:
+        real = None if patch_mask is None else patch_mask.unsqueeze(-1)
         with torch.autocast(features.device.type, enabled=False):
             predicted = self.feature_target(features) + 0.5
-            statistics = patch_statistics(patchify(target, grid), grid, self.loss.feature_statistics)
-            return pixel_loss(predicted, statistics, 1) + 5 * pixel_loss(predicted, statistics, 2)
+            statistics = patch_statistics(patchify(target, grid), grid, self.loss.feature_statistics, patch_mask)
+            return pixel_loss(predicted, statistics, 1, real) + 5 * pixel_loss(predicted, statistics, 2, real)
 
-    def _judge(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    def _judge(
+        self, pixels: Float[Tensor, "batch 3 height width"], real: Bool[Tensor, "batch 1 height width"] | None
+    ) -> Float[Tensor, " batch"]:
         """Mean logit of every picture; gradients reach the pixels and not the discriminator, whose turn is another."""
         critic = self.critic[0].requires_grad_(False)
-        logits = critic(pixels * 2 - 1).flatten(1).mean(1)
+        logits = critic(pixels * 2 - 1)
         critic.requires_grad_(True)
-        return logits
+        return mean_over(logits, _inside(real, logits))
 
     def _adversarial_weight(
         self, reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], painting: Painting
@@ -182,7 +192,8 @@ class DiscriminatorTask(nn.Module):
         assert context.reconstruction is not None, "the model's turn comes first"
         real = self.discriminator(batch.pixel_values.float() / 127.5 - 1)
         fake = self.discriminator(context.reconstruction * 2 - 1)
-        loss = (hinge_discriminator(real, fake) * batch.valid).sum() / max(context.num_images, 1.0)
+        inside = _inside(batch.pixel_mask, real)
+        loss = (hinge_discriminator(real, fake, inside) * batch.valid).sum() / max(context.num_images, 1.0)
         return LossOutput(loss=loss, parts={"discriminator": loss.detach()})
 
 
@@ -258,6 +269,15 @@ class TokenizerStage:
             plain = optim.model_copy(update={"kind": "adamw", "learning_rate_scale": {}})
             return build_optimizer(module.named_parameters(), plain, learning_rate=optim.discriminator_learning_rate)
         return build_optimizer(module.named_parameters(), optim, matrices=block_matrices(module))
+
+
+def _inside(
+    real: Bool[Tensor, "batch 1 height width"] | None, logits: Float[Tensor, "batch 1 rows columns"]
+) -> Bool[Tensor, "batch 1 rows columns"] | None:
+    """Which of the discriminator's places have their middle in the picture, and not in the padding."""
+    if real is None:
+        return None
+    return nn.functional.interpolate(real.float(), size=logits.shape[-2:], mode="nearest-exact") > 0
 
 
 @functools.cache

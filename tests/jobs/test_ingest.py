@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ray_jobs.dataset import local_batches
 from ray_jobs.ingest import heldout_folder, ingest, is_held_out
+from ray_jobs.ingest_journal import JOURNAL
+from ray_jobs.ingest_parts import ingest_part, plan_parts
+from ray_jobs.ingest_validate import validate
 from setok.config import IngestConfig, build
-from setok.data.schema import MANIFEST, Manifest
+from setok.data.images import decode_image
+from setok.data.schema import MANIFEST, Manifest, Record
 from setok.data.shards import ShardReader
+from setok.data.sources import open_source
+from setok.data.storage import Storage
 from setok.errors import DataError
+from tests.fakes import train_config
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -46,7 +54,7 @@ def make_coco(root: Path, num_images: int) -> dict[str, Any]:
     return {"kind": "coco", "path": str(root)}
 
 
-def rows_of(folder: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def rows_of(folder: Path | str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     reader = ShardReader(folder, columns=columns)
     reader.verify()
     return reader.take(np.arange(reader.num_rows)).to_pylist()
@@ -114,7 +122,7 @@ def test_holdout_is_disjoint_and_fixed_by_the_id(tmp_path: Path) -> None:
     job = config(tmp_path / "out", coco, holdout_fraction=0.3, rows_per_shard=8)
     manifest = ingest(job)
     kept, held = ([row["id"] for row in rows_of(folder, ["id"])] for folder in (tmp_path / "out", heldout_folder(job)))
-    assert heldout_folder(job) == tmp_path / "out-heldout"
+    assert heldout_folder(job) == str(tmp_path / "out-heldout")
     assert len(kept) == manifest.num_rows
     assert 3 <= len(held) <= 15
     assert sorted(kept + held) == [f"coco/train2017/{i:012d}" for i in range(30)]
@@ -147,6 +155,107 @@ def test_an_error_in_a_task_arrives_as_itself(tmp_path: Path, monkeypatch: pytes
         ingest(config(tmp_path / "out", coco))
 
 
+def test_shards_do_not_depend_on_the_processes(tmp_path: Path) -> None:
+    coco = make_coco(tmp_path / "coco", 20)
+    settings = {"rows_per_shard": 3, "holdout_fraction": 0.2}
+    manifest = ingest(config(tmp_path / "parallel", coco, **settings))
+    alone = config(tmp_path / "alone", coco, **settings)
+    parts = plan_parts(alone, [open_source(source) for source in alone.sources])
+    for part in reversed(parts):  # one after the other, in this process, from the last to the first
+        ingest_part(part, alone)
+    for shard in manifest.shards:
+        assert (tmp_path / "alone" / shard.file).read_bytes() == (tmp_path / "parallel" / shard.file).read_bytes()
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> list[dict[str, Any]]:
+    """Two folders: the second has two pictures of the first, one with the same caption, and one of its own twice."""
+    for name, pictures in (("a", [0, 1, 2, 3, 1]), ("b", [4, 1, 2, 4])):
+        (tmp_path / name).mkdir()
+        for index, seed in enumerate(pictures):
+            (tmp_path / name / f"{index}.jpg").write_bytes(jpeg(seed))
+            (tmp_path / name / f"{index}.txt").write_text("another" if (name, seed) == ("b", 2) else f"box {seed}")
+    return [{"kind": "folder", "path": str(tmp_path / name)} for name in "ab"]
+
+
+def test_duplicates_of_all_sources(tmp_path: Path, doubled: list[dict[str, Any]]) -> None:
+    kept = ingest(config(tmp_path / "kept", *doubled, rows_per_shard=2))
+    assert (kept.num_rows, kept.num_duplicates) == (9, 0)
+    reported = ingest(config(tmp_path / "reported", *doubled, rows_per_shard=2, duplicates="report"))
+    assert (reported.num_rows, reported.duplicates_by_source) == (9, {"folder": 3})
+    assert reported.fingerprint == kept.fingerprint
+    out = tmp_path / "dropped"
+    dropped = ingest(config(out, *doubled, rows_per_shard=2, duplicates="drop"))
+    assert (dropped.num_rows, dropped.num_duplicates, dropped.num_images) == (6, 3, 6)
+    assert dropped.records_by_task == {"folder": {"caption": 6}}
+    rows = rows_of(out)
+    assert [(row["id"], row["caption"]) for row in rows] == [
+        *((f"folder/{i}.jpg", f"box {i}") for i in range(4)),
+        *(("folder/0.jpg", "box 4"), ("folder/2.jpg", "another")),
+    ]
+    assert {path.name for path in out.glob("*.parquet")} == {shard.file for shard in dropped.shards}
+    assert not (out / JOURNAL).exists()
+    again = ingest(config(tmp_path / "again", *doubled, rows_per_shard=2, duplicates="drop"))
+    assert again == dropped
+    strict = config(tmp_path / "few", *doubled, rows_per_shard=2, duplicates="drop", max_bad_fraction=0.0)
+    assert ingest(strict).num_rows == 6  # a duplicate is not bad
+
+
+def test_too_much_that_is_bad_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for index in range(60):
+        (folder / f"{index:02d}.jpg").write_bytes(b"<html>" if index < 20 and index % 2 else jpeg(0))
+    job = config(tmp_path / "out", {"kind": "folder", "path": str(folder)}, rows_per_shard=4, max_bad_fraction=0.2)
+    monkeypatch.setattr("ray_jobs.ingest.EARLY_RECORDS", 10)
+    with pytest.raises(DataError, match=r"6 of the first 12 records are bad.*allows 20% \(6 × not an image\)"):
+        ingest(job)
+    assert len((tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()) == 6
+    monkeypatch.setattr("ray_jobs.ingest.EARLY_RECORDS", 50)
+    assert ingest(job).num_quarantined == 10  # in the end it was not too much
+    monkeypatch.setattr("ray_jobs.ingest.EARLY_RECORDS", 1000)
+    with pytest.raises(DataError, match=r"10 of 60 records are bad, max_bad_fraction=0.1 allows 10%"):
+        ingest(job.model_copy(update={"output": str(tmp_path / "strict"), "max_bad_fraction": 0.1}))
+
+
+def test_names_that_are_not_utf8_end_in_quarantine(tmp_path: Path) -> None:
+    coco = make_coco(tmp_path / "coco", 3)
+    path = tmp_path / "coco" / "annotations" / "captions_train2017.json"
+    path.write_text(path.read_text().replace("a red box1", "a \\udce9 box1"))
+    assert ingest(config(tmp_path / "out", coco)).quarantined_by_reason == {"invalid UTF-8": 1}
+    (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {
+        "id": "coco/train2017/000000000001",
+        "source": "coco",
+        "reason": "invalid UTF-8: caption at character 2 of 'a \\\\udce9 box1 on a table'",
+    }
+
+
+def test_a_set_in_a_bucket(tmp_path: Path, s3_folder: str, doubled: list[dict[str, Any]]) -> None:
+    settings: dict[str, Any] = {"rows_per_shard": 2, "duplicates": "drop", "holdout_fraction": 0.3}
+    local = ingest(config(tmp_path / "out", *doubled, **settings))
+    job = build(IngestConfig, {"name": "t", "sources": doubled, "output": s3_folder} | settings)
+    assert ingest(job) == local == Manifest.load(s3_folder)
+    assert ingest(job) == local
+    assert rows_of(s3_folder) == rows_of(tmp_path / "out")
+    assert rows_of(heldout_folder(job)) == rows_of(tmp_path / "out-heldout")
+    storage = Storage(s3_folder)
+    assert storage.files() == sorted([MANIFEST, "quarantine.jsonl", *(shard.file for shard in local.shards)])
+    assert storage.files(JOURNAL) == []
+    assert validate(s3_folder)
+    storage.write(local.shards[0].file, b"x")
+    assert not validate(s3_folder)
+    assert ingest(job) == local
+    assert validate(s3_folder)
+
+
+def test_training_reads_a_bucket(s3_folder: str, doubled: list[dict[str, Any]]) -> None:
+    ingest(build(IngestConfig, {"name": "t", "sources": doubled, "output": s3_folder}))
+    job = train_config(data={"train": [{"path": s3_folder}]}, train__steps=2)
+    batches = local_batches(job, start_step=0)
+    assert sum(float(batch.valid.sum()) for step in batches for batch in step) == 16
+
+
 def test_real_rows(realdata: Path, tmp_path: Path) -> None:
     coco = {"kind": "coco", "path": str(realdata / "coco")}
     imagenet = {"kind": "imagenet", "path": str(realdata / "imagenet")}
@@ -157,3 +266,40 @@ def test_real_rows(realdata: Path, tmp_path: Path) -> None:
     assert sum(bool(row["segments"]) for row in rows) == 26
     assert sum(bool(row["caption"]) for row in rows) == 45
     assert sum(len(row["segments"]) for row in rows) == 297
+
+
+def test_real_rows_of_many_sets(realdata: Path, tmp_path: Path) -> None:
+    """Questions, phrases with masks, and edits in one set; pictures and masks shrink together."""
+    coco, refer = str(realdata / "coco"), str(realdata / "refer" / "data")
+    sources = [
+        {"kind": "vqav2", "path": str(realdata / "vqav2"), "split": "val", "images": coco},
+        {"kind": "okvqa", "path": str(realdata / "okvqa"), "split": "val", "images": coco},
+        {"kind": "aokvqa", "path": str(realdata / "aokvqa"), "split": "val", "images": coco},
+        {"kind": "gqa", "path": str(realdata / "gqa"), "split": "testdev"},
+        *({"kind": kind, "path": refer, "split": "val"} for kind in ("refcoco", "refcoco+", "refcocog")),
+        {"kind": "instructpix2pix", "path": str(realdata / "instructpix2pix" / "raw")},
+    ]
+    out = tmp_path / "out"
+    manifest = ingest(config(out, *sources, reencode_above_side=200, duplicates="report"))
+    assert manifest.records_by_source == {
+        "vqav2": 18,
+        "okvqa": 9,
+        "aokvqa": 12,
+        "gqa": 81,
+        "instructpix2pix": 4,
+        "refcoco": 23,
+        "refcoco+": 24,
+        "refcocog": 11,
+    }
+    assert manifest.num_images == 182 + 4  # an edit has two
+    assert sum(map(sum, (tasks.values() for tasks in manifest.records_by_task.values()))) == manifest.num_rows == 182
+    assert validate(str(out))
+    num_masks = 0
+    for row in rows_of(out):
+        record = Record.from_row(row)
+        sizes = [decode_image(image.data).shape[:2] for image in record.images]
+        assert all(max(size) <= 200 for size in sizes)
+        num_masks += len(record.masks)
+        assert all((mask.height, mask.width) == sizes[0] and sum(mask.counts[1::2]) for mask in record.masks)
+    assert num_masks == 23 + 24 + 11
+    assert sum(shard.bytes for shard in manifest.shards) < 2 * 182 * 20_000

@@ -16,11 +16,13 @@ import psutil
 import pytest
 from PIL import Image
 
+from ray_jobs.evaluate import evaluate
+from ray_jobs.evaluation_files import read_pictures
 from ray_jobs.ingest import ingest
 from ray_jobs.tracking import read_metrics
 from ray_jobs.train import train
 from setok import checkpoint
-from setok.config import IngestConfig, TrainConfig, build
+from setok.config import EvaluateConfig, IngestConfig, TrainConfig, build
 from setok.errors import CheckpointError, ConfigError, DataError
 from setok.predictor import TokenizerPredictor
 
@@ -115,6 +117,39 @@ def test_two_workers_equal_one(pictures: Path, tmp_path: Path, zero_stage: int) 
     assert expected.keys() == got.keys()
     for step, values in expected.items():
         np.testing.assert_allclose(got[step], values, rtol=2e-4, atol=1e-5, err_msg=f"step {step}")
+
+
+def test_whole_pictures_with_padding_are_trained_and_measured(pictures: Path, tmp_path: Path) -> None:
+    """Of 20 × 24 pixels, 12 × 16 remain in the square of 16; the others count nowhere."""
+    model = {
+        "image_size": 16,
+        "resize": "fit",
+        "encoder": {"width": 24},
+        "clustering": {"feature_dim": 8, "sharpness": 4.0, "max_tokens": 4},
+        "detokenizer": {"width": 24, "depth": 1, "patch_size": 4},
+    }
+    adversarial = {"adversarial": 0.1, "adversarial_start_step": 2}
+    discriminator = {"width": 4, "depth": 1}
+    changes = {"model": model, "loss": adversarial, "discriminator": discriminator}
+    one = train(run_config(pictures, tmp_path, "fit", **changes))
+    shared = {"scaling": {"num_workers": 2, "cpus_per_worker": 0.5}, "deepspeed": {"zero_stage": 2}}
+    two = train(run_config(pictures, tmp_path, "fit-two", **changes, **shared))
+    expected, got = losses(one), losses(two)
+    assert set(expected) == set(range(1, 9))
+    for step, values in expected.items():
+        np.testing.assert_allclose(got[step], values, rtol=1e-3, atol=1e-5, err_msg=f"step {step}")
+    tree = {"name": "measured", "output_dir": str(tmp_path), "checkpoint": str(one), "data": str(pictures)}
+    metrics = evaluate(build(EvaluateConfig, tree | {"num_pictures": 3}))
+    assert (metrics["num_images"], metrics["num_skipped"]) == (40, 0)
+    shown = read_pictures(tmp_path / "measured")
+    for picture in shown:
+        assert picture.original.shape == (16, 16, 3) and not picture.original[12:].any()
+        assert not picture.reconstruction[12:].any()
+        lattice = picture.assignment.reshape(4, 4)
+        assert (lattice[3] == -1).all() and (lattice[:3] >= 0).all()
+    error = [((p.original[:12].astype(float) - p.reconstruction[:12]) / 255) ** 2 for p in shown]
+    for picture, squares in zip(shown, error, strict=True):
+        assert picture.psnr == pytest.approx(-10 * np.log10(squares.mean()), abs=0.2), "over the picture alone"
 
 
 def test_a_killed_worker_loses_and_repeats_nothing(pictures: Path, tmp_path: Path) -> None:

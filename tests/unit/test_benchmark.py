@@ -28,7 +28,20 @@ def test_demo_size_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert row["images_per_second"] == pytest.approx(row["batch"] / spent)
         assert row["over_encoder"] == pytest.approx(spent / row["encoder"])
         assert row["over_loop"] == pytest.approx(row["loop"] / (row["clustering"] + row["merger"]))
-    assert "| demo | 2 |" in capsys.readouterr().out
+        assert row["milliseconds_per_image"] == pytest.approx(1000 * (row["clustering"] + row["merger"]) / row["batch"])
+        assert sum(part["share"] for part in row["parts"].values()) == pytest.approx(1)
+        for name in ("encoder", "clustering", "merger"):
+            assert row["parts"][name]["images_per_second"] == pytest.approx(row["batch"] / row[name])
+    assert saved["machine"]["device"] and saved["machine"]["threads"] == 1
+    out = capsys.readouterr().out
+    assert "| demo | 2 |" in out and "ms/image" in out
+
+
+def test_references_can_be_left_out_at_large_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tokenizer", "--batch", "1,3", "--repeats", "1", "--threads", "1", "--references-up-to", "2"]
+    benchmark.main(arguments)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| demo |")]
+    assert "–" not in rows[0] and rows[1].count("–") == 3  # encoder, × encoder, × loop
 
 
 @pytest.mark.parametrize("stop_mass", [2.0, 20.0])

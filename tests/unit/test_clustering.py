@@ -94,6 +94,13 @@ def partition(assignment: torch.Tensor) -> set[frozenset[int]]:
     return {frozenset(torch.nonzero(assignment == c).flatten().tolist()) for c in assignment.unique()}
 
 
+def test_distances_are_symmetric_to_the_last_bit() -> None:
+    x = torch.nn.functional.normalize(blobs(0, n=123, width=37), dim=-1)
+    distances = squared_distances(x)
+    assert distances.equal(distances.mT) and not distances.diagonal(dim1=1, dim2=2).any()
+    torch.testing.assert_close(distances.sqrt(), torch.cdist(x, x), atol=2e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_scores_equal_the_brute_force(seed: int) -> None:
     x = blobs(seed)
@@ -218,6 +225,18 @@ def test_permuting_patches_permutes_the_result(config: ClusteringConfig) -> None
 def test_scale_of_features_changes_nothing(config: ClusteringConfig) -> None:
     x = blobs(3)
     assert cluster(x, config).assignment.equal(cluster(1000 * x, config).assignment)
+
+
+@pytest.mark.parametrize("config", METHODS)
+def test_equally_good_patches_come_in_order_whatever_the_batch(config: ClusteringConfig) -> None:
+    """Two patches are as far from each other as the other way round; a third image makes the matrix product another one."""
+    for seed in range(200):
+        pair = blobs(seed, batch=1, n=2, width=5)
+        padded = torch.cat([pair, torch.zeros(1, 7, 5)], 1)
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        mask[0, 2:] = False
+        together = cluster(torch.cat([padded, blobs(seed + 1, batch=1, n=9, width=5)]), config, patch_mask=mask)
+        assert together.assignment[0, :2].equal(cluster(pair, config).assignment[0]), seed
 
 
 @pytest.mark.parametrize("config", METHODS)

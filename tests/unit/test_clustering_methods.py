@@ -103,17 +103,36 @@ def test_permuting_patches_permutes_the_result(config: ClusteringConfig, seed: i
 
 
 @METHODS
-def test_scale_of_features_changes_nothing(config: ClusteringConfig) -> None:
-    x = blobs(3)
-    assert group(x, config).assignment.equal(group(1000 * x, config).assignment)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), exponent=st.integers(-12, 12))
+def test_scale_of_features_changes_nothing(config: ClusteringConfig, seed: int, exponent: int) -> None:
+    x = blobs(seed)
+    scaled, result = group(2.0**exponent * x, config), group(x, config)
+    assert scaled.assignment.equal(result.assignment)
+    torch.testing.assert_close(scaled.masks, result.masks)
 
 
 @METHODS
-def test_one_patch_and_fewer_patches_than_neighbours(config: ClusteringConfig) -> None:
-    assert group(blobs(1, n=1), config).assignment.shape == (3, 1)
-    assert (group(blobs(1, n=1), config).counts == (5 if config.method == "resampler" else 1)).all()
-    few = group(blobs(1, n=3), config)
-    assert few.assignment.min() >= 0 and torch.isfinite(few.scores).all()
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 4))
+def test_one_patch_and_fewer_patches_than_neighbours(config: ClusteringConfig, seed: int, n: int) -> None:
+    few = group(blobs(seed, n=n), config)
+    assert few.assignment.shape == (3, n) and few.assignment.min() >= 0
+    assert torch.isfinite(few.scores).all() and torch.isfinite(few.masks).all()
+    assert (few.counts <= n).all() or config.method == "resampler"
+    if n == 1:
+        assert (few.counts == (5 if config.method == "resampler" else 1)).all()
+
+
+@METHODS
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 30), value=st.floats(-3, 3).filter(lambda v: abs(v) > 1e-3))
+def test_equal_features_make_no_more_tokens_than_asked_for(config: ClusteringConfig, n: int, value: float) -> None:
+    result = group(torch.full((2, n, 4), value), config)
+    torch.testing.assert_close(result.masks.sum(1), torch.ones(2, n))
+    fixed = config.method in ("grid", "kmeans") or config.num_clusters is not None
+    expected = 5 if config.method == "resampler" else min(config.num_tokens, n) if fixed else 1
+    assert result.counts.tolist() == [expected, expected]
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 12])
@@ -126,9 +145,13 @@ def test_min_equal_to_max_fixes_the_number(method: str, tokens: int, features: s
 
 
 @METHODS
-def test_features_that_are_not_finite_are_an_error(config: ClusteringConfig) -> None:
-    x = blobs(6)
-    x[1, 3, 0] = torch.nan
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), place=st.integers(0, 39), value=st.sampled_from([torch.nan, torch.inf, -torch.inf]))
+def test_features_that_are_not_finite_are_an_error(
+    config: ClusteringConfig, seed: int, place: int, value: float
+) -> None:
+    x = blobs(seed)
+    x[seed % 3, place, 0] = value
     with pytest.raises(TrainingError, match="NaN or infinity"):
         group(x, config)
 
@@ -146,6 +169,45 @@ def test_gradcheck_of_the_resampler() -> None:
     x = blobs(7, batch=1, n=5, width=4).double().requires_grad_(True)
     mask = torch.tensor([[True, True, True, True, False]])
     assert torch.autograd.gradcheck(lambda f: (module(f, 2, mask).masks, module(f, 2, mask).weights), (x,))
+
+
+SETTINGS = {
+    # setting: (a config, the same with another value of it); what comes out must differ
+    "method": ({"method": "kmeans", "num_clusters": 6, "max_tokens": 6}, {"method": "grid"}),
+    "assignment": ({}, {"assignment": "hard"}),
+    "feature_dim": ({}, {"feature_dim": 3}),
+    "num_neighbors": ({"method": "dpc_knn", "num_clusters": 6}, {"num_neighbors": 25}),
+    "score_threshold": ({"method": "dpc_knn"}, {"score_threshold": 0.7}),
+    "relative_threshold": ({"method": "dpc_knn", "score_threshold": 0.7}, {"relative_threshold": False}),
+    "similarity_threshold": ({"method": "cosine_graph"}, {"similarity_threshold": 0.95}),
+    "num_clusters": ({"method": "grid"}, {"num_clusters": 3}),
+    "num_iterations": ({"method": "kmeans", "num_clusters": 8, "num_iterations": 0}, {"num_iterations": 5}),
+    "sharpness": ({}, {"sharpness": 1.5}),
+    "stop_mass": ({"stop_mass": 0.0}, {"stop_mass": 12.0}),
+    "stop_scope": ({"stop_mass": 0.0}, {"stop_scope": 0.6}),
+    "min_tokens": ({"method": "cosine_graph", "similarity_threshold": 0.0}, {"min_tokens": 11}),
+    "max_tokens": ({"sharpness": 4.0}, {"max_tokens": 2}),
+}
+
+
+def test_the_table_of_settings_is_complete() -> None:
+    assert SETTINGS.keys() == ClusteringConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_changes_the_result_at_inference(name: str) -> None:
+    """Each through the head that was built with another value of it, as ``tokenize(pixels, clustering)`` does."""
+    base, change = SETTINGS[name]
+    before = ClusteringConfig(**base)  # type: ignore[arg-type]
+    after = ClusteringConfig(**(base | change))  # type: ignore[arg-type]
+    x = blobs(3)
+    torch.manual_seed(3)
+    heads = [ClusteringHead(config, 8) for config in (before, after)]
+    one = heads[0](x, grid=(5, 8))[0]
+    other = heads[1 if name == "feature_dim" else 0](x, after, grid=(5, 8))[0]  # that one is a matter of weights
+    weights = [c.pooling_weights(s.assignment) for c, s in ((one, before), (other, after))]
+    same = weights[0].shape == weights[1].shape and torch.allclose(weights[0], weights[1], atol=1e-4)
+    assert not same, f"clustering.{name} does nothing"
 
 
 # ---------------------------------------------------------------- the slow, obvious way

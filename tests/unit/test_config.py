@@ -24,7 +24,7 @@ from setok.config import (
 )
 from setok.errors import ConfigError
 
-NUM_PRESETS = 13
+NUM_PRESETS = 14
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
 INGEST = {"job": "ingest", "name": "x", "sources": [{"kind": "folder", "path": "p"}], "output": "o"}
 

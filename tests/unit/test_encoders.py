@@ -115,6 +115,79 @@ def test_a_tower_in_bf16(tmp_path: Path, family: str) -> None:
     assert torch.nn.functional.cosine_similarity(full, half.float(), dim=-1).min() > 0.99
 
 
+HUB_NAMES = {
+    "siglip": (
+        *("logit_scale", "logit_bias", "text_model.embeddings.token_embedding.weight", "vision_model.head.probe"),
+        "vision_model.embeddings.patch_embedding.weight",
+        "vision_model.embeddings.position_embedding.weight",
+        *(f"vision_model.encoder.layers.2.self_attn.{name}_proj.bias" for name in "qkv"),
+        *("vision_model.encoder.layers.0.mlp.fc1.weight", "vision_model.post_layernorm.weight"),
+    ),
+    "clip": (
+        *("visual_projection.weight", "text_projection.weight", "vision_model.embeddings.class_embedding"),
+        *("vision_model.pre_layrnorm.weight", "vision_model.encoder.layers.1.layer_norm2.bias"),
+    ),
+    "dinov2": (
+        *("embeddings.cls_token", "embeddings.mask_token", "embeddings.position_embeddings", "layernorm.bias"),
+        "embeddings.patch_embeddings.projection.weight",
+        *("encoder.layer.2.attention.attention.query.weight", "encoder.layer.0.layer_scale1.lambda1"),
+    ),
+    "dinov3": (
+        "embeddings.register_tokens",
+        "layer.2.attention.q_proj.weight",
+        "layer.0.layer_scale1.lambda1",
+        "norm.bias",
+    ),
+}
+"""Names of weights in google/siglip-so400m-patch14-384, openai/clip-vit-large-patch14, facebook/dinov2-large and
+facebook/dinov3-vits16-pretrain-lvd1689m."""
+
+
+@pytest.mark.parametrize("family", HUB_NAMES)
+@pytest.mark.parametrize("variant", ["as it is", "half precision", "two files", "old buffers", "sparse config"])
+def test_a_checkpoint_laid_out_as_on_the_hub(tmp_path: Path, family: str, variant: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = save_tower(family, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert set(HUB_NAMES[family]) <= set(weights), "transformers writes other names than the hub's"
+    if variant == "half precision":
+        for parameter in model.parameters():
+            parameter.data = parameter.data.half().float()
+        save_file({k: v.half() for k, v in weights.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    elif variant == "two files":
+        model.save_pretrained(tmp_path, max_shard_size="40KB")
+        (tmp_path / "model.safetensors").unlink()
+        assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    elif variant == "old buffers":  # OpenAI's CLIP has them
+        prefix = "vision_model." if "vision_model.post_layernorm.weight" in weights else ""
+        weights[f"{prefix}embeddings.position_ids"] = torch.arange(17).unsqueeze(0)
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    elif variant == "sparse config":  # the hub's name only what differs from the defaults, and often an old version
+        settings = model.config.to_diff_dict() | {"transformers_version": "4.37.0.dev0"}
+        (tmp_path / "config.json").write_text(json.dumps(settings, default=str))
+    images = pictures(32, 56)
+    with torch.no_grad():
+        last, hidden = reference(model, images, family)
+        for layer, expected in ((-1, last), (-2, hidden[DEPTH - 1])):
+            found = build_encoder(config(tmp_path, layer)).eval()(images)
+            torch.testing.assert_close(found, expected[:, -28:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["siglip_vision", "clip_vision"])
+def test_a_vision_tower_stored_by_an_older_transformers(tmp_path: Path, family: str) -> None:
+    """Up to version 4 a vision model alone had ``vision_model.`` before its names."""
+    from safetensors.torch import load_file, save_file
+
+    save_tower(family, tmp_path)
+    images = pictures(32, 56)
+    expected = build_encoder(config(tmp_path)).eval()(images)
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {f"vision_model.{name.removeprefix('vision_model.')}": value for name, value in weights.items()}
+    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    torch.testing.assert_close(build_encoder(config(tmp_path)).eval()(images), expected)
+
+
 def test_a_picture_that_is_no_multiple_of_the_patch_names_those_that_are(tmp_path: Path) -> None:
     save_tower("dinov2", tmp_path)
     encoder = build_encoder(config(tmp_path))

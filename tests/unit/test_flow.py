@@ -50,7 +50,9 @@ class Recorder(FlowHead):
         super().__init__(DetokenizerConfig.model_validate(FLOW | {"flow": {"noise": 0.3}}))
         self.answer, self.asked = answer, []
 
-    def forward(self, noisy: Tensor, base: Tensor, time: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, base: Tensor, time: Tensor, tokens: Tensor, mask: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
         self.asked.append((noisy, base, time))
         return self.answer(noisy, base, time)
 
@@ -87,7 +89,7 @@ def test_random_numbers_belong_to_the_key_and_not_to_the_place() -> None:
 def test_sampling_takes_euler_steps() -> None:
     painted = torch.rand(2, 3, 8, 8)
     head = Recorder(lambda noisy, base, time: 0.5 * noisy + time.view(-1, 1, 1, 1))
-    made = sample(head, painted, *conditions(2), generator=torch.Generator().manual_seed(3), steps=4)
+    made = sample(head, painted, *conditions(2), seed=3, steps=4)
     noise = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(3))
     x = (painted * 2 - 1) + 0.3 * noise
     for t in (0.0, 0.25, 0.5, 0.75):
@@ -98,7 +100,7 @@ def test_sampling_takes_euler_steps() -> None:
 def test_an_untrained_head_takes_the_noise_away_and_times_differ() -> None:
     head = FlowHead(DetokenizerConfig.model_validate(FLOW))
     painted = torch.rand(2, 3, 16, 16)
-    made = sample(head, painted, *conditions(2), generator=torch.Generator().manual_seed(0), steps=1)
+    made = sample(head, painted, *conditions(2), seed=0, steps=1)
     torch.testing.assert_close(made, painted, atol=1e-5, rtol=0)
     embedded = time_embedding(torch.linspace(0, 1, 9), 32)
     assert torch.pdist(embedded).min() > 0.5
@@ -205,12 +207,7 @@ def test_it_paints_pictures_where_the_plain_decoder_can_only_paint_the_mean() ->
         optimizer.zero_grad()
         flow_loss(head, grey, target, tokens, mask, [f"{step}/{i}" for i in range(32)]).mean().backward()
         optimizer.step()
-    made = torch.cat(
-        [
-            sample(head, grey[:1], tokens[:1], mask[:1], generator=torch.Generator().manual_seed(s), steps=8)
-            for s in range(24)
-        ]
-    )
+    made = torch.cat([sample(head, grey[:1], tokens[:1], mask[:1], seed=s, steps=8) for s in range(24)])
     distance = torch.minimum(made.abs(), (made - 1).abs()).mean((1, 2, 3))
     assert distance.median() < 0.12, distance
     white = (made.mean((1, 2, 3)) > 0.5).float().mean()

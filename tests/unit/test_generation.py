@@ -25,7 +25,8 @@ from setok.models.generation import (
     generate,
     stream,
 )
-from setok.models.setokim import EncodedImages, Setokim
+from setok.models.setokim import Setokim
+from setok.models.setokim_targets import EncodedImages
 from tests.sequences import Part, Picture, Point, Say, noise_picture, sequence_batch, setokim, shaken, square
 
 PROMPTS: list[tuple[str, list[Part]]] = [

@@ -42,6 +42,28 @@ def test_dry_run_calls_the_hook_and_stops(file: str) -> None:
     assert [config.name for config in seen] == ["fake"]
 
 
+def test_actions_run_instead_of_the_job(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def note(config: TrainConfig, value: str) -> int:
+        seen.append((config.name, value))
+        return 3
+
+    actions = (
+        launch.Action(flag="--look-at", metavar="N", help="look", run=note),
+        launch.Action(flag="--check", help="check", run=note),
+    )
+    assert launch.parse(TrainConfig, "", ["--config", file], actions=actions).name == "fake"
+    for flags in (["--look-at", "7"], ["--check"]):
+        with pytest.raises(SystemExit) as stop:
+            launch.parse(TrainConfig, "", ["--config", file, *flags], actions=actions)
+        assert stop.value.code == 3
+    assert seen == [("fake", "7"), ("fake", "")]
+    with pytest.raises(SystemExit):
+        launch.parse(TrainConfig, "", ["--help"], actions=actions)
+    assert "--look-at N" in capsys.readouterr().out
+
+
 def test_unknown_preset_names_the_closest(file: str) -> None:
     with pytest.raises(ConfigError, match="'tokenizr'") as raised:
         launch.parse(TrainConfig, "", ["--config", "tokenizr"])

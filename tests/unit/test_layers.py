@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ray_jobs.batches", "ray_jobs.packs"),
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.dataset", "ray_jobs.engine", "ray_jobs.loop", "ray_jobs.worker"),
         *(
+            "ray_jobs.engine_deepspeed",
             "ray_jobs.tracking",
             "ray_jobs.benchmark_loop",
             "ray_jobs.benchmark_tokenizer",
@@ -37,6 +38,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "ray_jobs.setokim_replica",
         ),
         *("ray_jobs.evaluation_replica", "ray_jobs.report", "ray_jobs.report_data", "ray_jobs.report_gallery"),
+        *(
+            "ray_jobs.ingest_parts",
+            "ray_jobs.ingest_duplicates",
+            "ray_jobs.ingest_tasks",
+            "ray_jobs.ingest_finish",
+            "ray_jobs.ingest_journal",
+        ),
+        *("ray_jobs.ingest_preview", "ray_jobs.ingest_validate"),
         *("ray_jobs.report_rows", "ray_jobs.report_run", "ray_jobs.report_style"),
     ),
     tuple(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)),

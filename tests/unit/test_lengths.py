@@ -10,6 +10,7 @@ import pytest
 from setok.data.lengths import lengths_file, measured_lengths, store_lengths, stored_lengths
 from setok.data.schema import EncodedImage, Manifest, Mask, Record, Turn
 from setok.data.shards import write_shard
+from setok.data.storage import Storage
 from setok.errors import DataError
 
 
@@ -63,12 +64,12 @@ def test_measured_once_and_in_order(tmp_path: Path) -> None:
     assert found.tolist() == expected
     assert found.dtype == np.int32
     assert stored_lengths(folder, "another key") is None
-    assert [path.name for path in folder.glob("*lengths*")] == [lengths_file(folder, "key").name]
+    assert [path.name for path in folder.glob("*lengths*")] == [lengths_file(folder, "key")]
 
 
 def test_another_set_and_damaged_files_are_not_taken(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "a")
-    path = store_lengths(folder, "key", np.ones(12, np.int32))
+    path = folder / store_lengths(folder, "key", np.ones(12, np.int32))
     for wrong in (b"", path.read_bytes()[:-8], b"\x93NUMPY junk"):
         path.write_bytes(wrong)
         assert stored_lengths(folder, "key") is None
@@ -96,3 +97,15 @@ def test_a_shard_that_cannot_be_read(tmp_path: Path) -> None:
     (folder / "shard-1.parquet").write_bytes(b"junk")
     with pytest.raises(DataError, match=r"shard-1.parquet cannot be read"):
         measured_lengths(folder, "key", length_of)
+
+
+def test_a_set_in_an_object_store(tmp_path: Path, s3_folder: str) -> None:
+    folder, storage = write_set(tmp_path / "a"), Storage(s3_folder)
+    for path in folder.iterdir():
+        storage.write(path.name, path.read_bytes())
+    expected = measured_lengths(folder, "key", length_of)
+    assert measured_lengths(s3_folder, "key", length_of).tolist() == expected.tolist()
+    assert lengths_file(folder, "key") in storage.files()
+    assert (
+        measured_lengths(s3_folder, "key", lambda record: pytest.fail("measured again")).tolist() == expected.tolist()
+    )

@@ -105,6 +105,51 @@ def test_discriminator_equals_vqgan(golden) -> None:
     torch.testing.assert_close(model.eval()(arrays["inputs"]), arrays["disc_out"], atol=1e-5, rtol=1e-4)
 
 
+def test_generator_and_discriminator_turns_equal_vqgan(golden) -> None:
+    """Its perceptual term is a mean squared error here, its adversarial weight 0.8, its statistics those of a new network."""
+    arrays, expected = golden
+    model = Discriminator(DiscriminatorConfig(width=8, depth=2, normalization="batch"))
+    model.load_state_dict({k.removeprefix("disc/"): v for k, v in arrays.items() if k.startswith("disc/")})
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_running_stats()
+    model.eval()
+    last_layer = arrays["dec_weight"].requires_grad_(True)
+    painted = F.conv2d(arrays["z"], last_layer, arrays["dec_bias"], padding=1)
+    error, squared = (pixel_loss(painted, arrays["inputs"], power).mean() for power in (1, 2))
+    adversarial = -model(painted).mean()
+    gradients = [torch.autograd.grad(x, last_layer, retain_graph=True)[0] for x in (error + squared, adversarial)]
+    weight = 0.8 * adaptive_adversarial_weight(*gradients)
+    turn = expected["gen_step20"]
+    assert squared.item() == pytest.approx(turn["train/p_loss"], rel=1e-6)
+    assert (error + squared).item() == pytest.approx(turn["train/nll_loss"], rel=1e-6)
+    assert adversarial.item() == pytest.approx(turn["train/g_loss"], rel=1e-5)
+    assert weight.item() == pytest.approx(turn["train/d_weight"], rel=1e-4)
+    total = error + squared + weight * adversarial + turn["train/quant_loss"]
+    assert total.item() == pytest.approx(turn["train/total_loss"], rel=1e-5)
+    real, fake = model(arrays["inputs"]), model(painted.detach())
+    assert real.mean().item() == pytest.approx(expected["disc_step20"]["train/logits_real"], rel=1e-5)
+    assert fake.mean().item() == pytest.approx(expected["disc_step20"]["train/logits_fake"], rel=1e-5)
+    loss = hinge_discriminator(real, fake).mean()
+    assert loss.item() == pytest.approx(expected["disc_step20"]["train/disc_loss"], rel=1e-6)
+
+
+def test_concept_contrast_both_ways_is_that_of_groupvit(realdata) -> None:
+    """One token an image, one concept each: then matching is trivial, and what is left is the symmetric contrast of its peer."""
+    golden = np.load(realdata / "golden" / "algorithms" / "groupvit_contrastive.npz")
+    image, text = (torch.from_numpy(golden[name]) for name in ("image", "text"))
+    image.requires_grad_(True)
+
+    def one_way(tokens: torch.Tensor, concepts: torch.Tensor) -> torch.Tensor:
+        own, real = torch.eye(len(tokens), dtype=torch.bool), torch.ones(len(tokens), 1, dtype=torch.bool)
+        return concept_contrast(tokens.unsqueeze(1), real, F.normalize(concepts, dim=-1), own, 0.07)[0].mean()
+
+    loss = (one_way(image, text) + one_way(text, image)) / 2
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden["loss"]), rel=1e-6)
+    torch.testing.assert_close(image.grad, torch.from_numpy(golden["grad_image"]), atol=1e-6, rtol=1e-5)
+
+
 def test_discriminator_judges_every_picture_by_itself() -> None:
     model = Discriminator(DiscriminatorConfig(width=8, depth=2))
     pictures = torch.rand(3, 3, 32, 32)

@@ -218,6 +218,11 @@ def test_token_map_covers_every_patch_once() -> None:
     assert "token 1: 2 of 6 patches" in svg
 
 
+def test_padding_is_no_token_of_the_map() -> None:
+    svg = token_map_svg(np.array([0, 0, -1, 1, 1, -1, -1, -1, -1]), (3, 3), "under")
+    assert "Token map: 2 regions" in svg and "token 1: 2 of 4 patches" in svg and "token -1" not in svg
+
+
 # ---------------------------------------------------------------- charts
 
 

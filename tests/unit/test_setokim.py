@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from setok.batch import SequenceBatch
-from setok.models.setokim import EncodedImages, Setokim, SetokimOutput
+from setok.models.generation import GenerationOptions, generate
+from setok.models.setokim import Setokim
+from setok.models.setokim_targets import EncodedImages, SetokimOutput
 from tests.sequences import Part, Picture, Point, Say, noise_picture, sequence_batch, setokim, shaken, square
 
 LOSSES = ("text", "stop", "diffusion", "mask_cross_entropy", "mask_dice")
@@ -241,3 +244,30 @@ def test_what_is_returned_can_be_seen_by_deepspeed(model: Setokim) -> None:
     """Tensors with gradients lie in fields of the dataclass, where ray_jobs.engine looks for them."""
     output = model(batch_of(model, [samples()]), noise_key="k")
     assert {f.name for f in fields(output) if getattr(getattr(output, f.name), "requires_grad", False)} == set(LOSSES)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_frozen_half_precision_language_model_with_adapters_learns(tmp_path: Path, autocast: bool) -> None:
+    base = setokim(language_model={"tie_embeddings": False})
+    base.language_model.base.save_pretrained(tmp_path)
+    adapted = {"path": str(tmp_path), "dtype": "bf16", "train": "lora", "lora": {"rank": 4, "dropout": 0.0}}
+    model = setokim(language_model=adapted).train()
+    model.gradient_checkpointing_enable()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = model(batch_of(model, [samples()]), noise_key="k")
+    loss = sum(getattr(output, name) for name in LOSSES)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {
+        *("language_model", "input_projector", "output_projector", "diffusion", "mask_projector", "mask_decoder")
+    }
+    assert all("lora_" in n or "new_tokens" in n for n in learning if n.startswith("language_model"))
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.dtype == torch.float32 for p in learning.values())
+    assert {p.dtype for name, p in model.named_parameters() if name not in learning and "base" in name} == {
+        torch.bfloat16
+    }
+    reference = run(base, batch_of(base, [samples()]))
+    assert abs(output.text - reference.text) / reference.text < 0.05
+    options = GenerationOptions(max_new_tokens=3, sampling_steps=2)
+    assert generate(model.eval(), batch_of(model, [[samples()[3]]]), options, seeds=[0])[0].reason

@@ -10,7 +10,8 @@ import pytest
 
 from setok.data import shards as module
 from setok.data.schema import ARROW_SCHEMA, FORMAT_VERSION, MANIFEST, EncodedImage, Manifest, Record, Segment, Turn
-from setok.data.shards import ShardReader, ShardWriter, write_shard
+from setok.data.shards import ShardReader, ShardWriter, read_records, write_shard
+from setok.data.storage import Storage
 from setok.errors import DataError
 
 NUM_ROWS, SHARD_ROWS = 50, 20
@@ -86,10 +87,47 @@ def test_columns(folder: Path) -> None:
 
 
 def test_large_pictures_make_small_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 250)
+    monkeypatch.setattr(module, "ROW_GROUP_BYTES", 300)
     write_shard(tmp_path / "a.parquet", map(record, range(9)), rows_per_row_group=64)
     metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [3, 3, 3]
+
+
+def test_a_picture_of_many_records_is_stored_once(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(seed).bytes(100_000) for seed in range(6)]
+    questions = [
+        Record(id=f"{i}-{q}", source="t", images=[EncodedImage(data=picture)], caption=str(q))
+        for i, picture in enumerate(pictures)
+        for q in range(5)
+    ]
+    shard = write_shard(tmp_path / "a.parquet", questions)
+    assert shard is not None
+    assert 600_000 < shard.bytes < 610_000
+    assert list(read_records(Storage(tmp_path), "a.parquet")) == questions
+    assert shard.bytes > module.stored_bytes(questions) > 600_000
+
+
+def test_records_of_one_picture_stay_in_one_row_group(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(seed).bytes(300_000) for seed in range(8)]
+    write_shard(
+        tmp_path / "a.parquet",
+        [
+            Record(id=f"{i}-{q}", source="t", images=[EncodedImage(data=picture)])
+            for i, picture in enumerate(pictures)
+            for q in range(3)
+        ],
+    )
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [12, 12]
+
+
+def test_much_to_unpack_makes_small_row_groups(tmp_path: Path) -> None:
+    data = bytes(1_000_000)
+    write_shard(
+        tmp_path / "a.parquet", (Record(id=str(i), source="t", images=[EncodedImage(data=data)]) for i in range(12))
+    )
+    metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [9, 3]
 
 
 def test_writing_is_deterministic_and_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -98,7 +136,7 @@ def test_writing_is_deterministic_and_leaves_nothing_half_done(tmp_path: Path) -
     assert second is not None
     assert first.sha256 == second.sha256
     assert write_shard(tmp_path / "c", []) is None
-    with ShardWriter(tmp_path / "d", rows_per_row_group=1) as writer:
+    with ShardWriter(Storage(tmp_path), "d", rows_per_row_group=1) as writer:
         writer.add(record(0))  # and no close: an error came between
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 

@@ -4,7 +4,7 @@
 ``resampler`` are controls that give every picture the same number, so that tokenizers can be compared at one budget.
 """
 
-from setok.models.clustering.clusters import Clusters, one_hot
+from setok.models.clustering.clusters import Clusters, concatenate, one_hot
 from setok.models.clustering.cosine_graph import cosine_graph
 from setok.models.clustering.density_peaks import density_peak_scores, squared_distances
 from setok.models.clustering.dpc_knn import dpc_knn
@@ -18,6 +18,7 @@ __all__ = [
     "Resampler",
     "cluster",
     "cluster_distances",
+    "concatenate",
     "cosine_graph",
     "density_peak_scores",
     "dpc_knn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,18 @@ class Clusters:
         )
         weights = weights * self.mask.unsqueeze(-1)
         return weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
+
+
+def concatenate(parts: Sequence[Clusters]) -> Clusters:
+    """The clusters of all images of several batches that one method made, in order."""
+    weights = [part.weights for part in parts if part.weights is not None]
+    return Clusters(
+        assignment=torch.cat([part.assignment for part in parts]),
+        masks=torch.cat([part.masks for part in parts]),
+        mask=torch.cat([part.mask for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+        weights=torch.cat(weights) if weights else None,
+    )
 
 
 def one_hot(assignment: Int[Tensor, "batch n"], num_clusters: int) -> Float[Tensor, "batch clusters n"]:

@@ -10,11 +10,16 @@ from torch import Tensor
 
 
 def squared_distances(x: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n n"]:
-    """Squared Euclidean distances between all rows, never negative, exactly zero on the diagonal."""
+    """Squared Euclidean distances between all rows: never negative, zero on the diagonal, and symmetric to the last bit.
+
+    A matrix product alone is not, in a way that depends on its shape; of two patches, equally good, the first would
+    then win in one batch and the second in another.
+    """
     square = x.pow(2).sum(-1)
     distances = torch.baddbmm(square.unsqueeze(1) + square.unsqueeze(2), x, x.transpose(1, 2), alpha=-2)
     distances.diagonal(dim1=1, dim2=2).zero_()
-    return distances.relu_()  # in place throughout: these matrices are the largest tensors of the clustering
+    distances = distances.relu_()  # in place: these matrices are the largest tensors of the clustering
+    return (distances + distances.transpose(1, 2)).mul_(0.5)
 
 
 def density_peak_scores(

@@ -21,6 +21,9 @@ from setok.models.clustering.fixed import grid_cells, kmeans
 from setok.models.clustering.regions import split_regions
 from setok.models.clustering.stick_breaking import stick_breaking
 
+NOT_FINITE = "the features to cluster hold NaN or infinity"
+_NOT_FINITE_REMEDY = "lower the learning rate, or look for broken weights: training diverged or a checkpoint is damaged"
+
 
 def cluster(
     features: Float[Tensor, "batch patches width"],
@@ -108,16 +111,20 @@ def _cut(clusters: Clusters, config: ClusteringConfig, grid: tuple[int, int] | N
 
 
 def require_finite(values: Tensor) -> None:
-    """Stop on NaN and infinity. One reduction; left out of compiled graphs, which it would break in two.
+    """Stop on NaN and infinity, by one reduction.
+
+    A compiled graph cannot raise this error: on a CPU it stops with torch's RuntimeError, on a GPU it does not look, since an
+    assertion there would end the process's use of the device.
 
     Raises:
         TrainingError: a value is not finite.
     """
-    if not torch.compiler.is_compiling() and not torch.isfinite(values.detach().sum()):
-        raise TrainingError(
-            "the features to cluster hold NaN or infinity",
-            "lower the learning rate, or look for broken weights: training diverged or a checkpoint is damaged",
-        )
+    finite = torch.isfinite(values.detach().sum())
+    if not torch.compiler.is_compiling():
+        if not finite:
+            raise TrainingError(NOT_FINITE, _NOT_FINITE_REMEDY)
+    elif values.device.type == "cpu":
+        torch._assert_async(finite, NOT_FINITE)
 
 
 def _by_distance(

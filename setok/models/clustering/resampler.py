@@ -35,9 +35,10 @@ class Resampler(nn.Module):
             num_tokens: not more than there are queries.
             patch_mask: True for real patches.
         """
-        queries = nn.functional.normalize(self.queries[:num_tokens], dim=-1)
-        keys = nn.functional.normalize(self.key(features), dim=-1)
-        logits = self.log_scale.exp() * queries @ keys.transpose(1, 2)
+        exact = features.dtype  # whatever the weights are in
+        queries = nn.functional.normalize(self.queries[:num_tokens].to(exact), dim=-1)
+        keys = nn.functional.linear(features, self.key.weight.to(exact), self.key.bias.to(exact))
+        logits = self.log_scale.to(exact).exp() * queries @ nn.functional.normalize(keys, dim=-1).transpose(1, 2)
         masks = logits.softmax(1)
         assignment = logits.detach().argmax(1)
         scores = masks.detach().amax(1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from setok.errors import DataError
+from setok.errors import ConfigError, DataError
 
 
 class VisionEncoder(Protocol):
@@ -16,6 +16,8 @@ class VisionEncoder(Protocol):
 
     width: int
     patch_size: int
+    takes_mask: bool
+    """Whether it can leave patches of padding out."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of a picture of this size, in pixels."""
@@ -26,8 +28,18 @@ class VisionEncoder(Protocol):
     def save_architecture(self, folder: Path) -> None:
         """Write what ``build_encoder(…, pretrained=False)`` needs where the original tower is not at hand."""
 
-    def __call__(self, pixel_values: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
-        """Patch features, row by row, without class tokens or registers."""
+    def __call__(
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
+    ) -> Float[Tensor, "batch patches dim"]:
+        """Patch features, row by row, without class tokens or registers.
+
+        Args:
+            pixel_values: pictures.
+            patch_mask: True for patches of the picture, a rectangle in the upper left; the others are padding, and what
+                comes out for them carries no meaning. Only where ``takes_mask``.
+        """
 
 
 def patch_grid(height: int, width: int, patch_size: int, *, native_size: int | None = None) -> tuple[int, int]:
@@ -49,6 +61,20 @@ def patch_grid(height: int, width: int, patch_size: int, *, native_size: int | N
                 f"resize it (or set image_size) to {' or '.join(map(str, near))}",
             )
     return height // patch_size, width // patch_size
+
+
+def refuse_mask(patch_mask: Bool[Tensor, "batch patches"] | None, who: str) -> None:
+    """Stop where an encoder is given padding that it cannot leave out.
+
+    Raises:
+        ConfigError: there is padding.
+    """
+    if patch_mask is not None:
+        raise ConfigError(
+            f"pictures with padding were given, and {who} no mask",
+            "use model.resize=crop, an encoder from scratch, or a NaFlex tower; or tokenize pictures without padding,"
+            " all of one shape at a time",
+        )
 
 
 def normalise(

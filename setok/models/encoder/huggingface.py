@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from setok.config import EncoderConfig
 from setok.errors import CheckpointError, ConfigError
-from setok.models.encoder.base import normalise, patch_grid
+from setok.models.encoder.base import normalise, patch_grid, refuse_mask
 
 PREPROCESSOR = "preprocessor_config.json"
 NAFLEX = "siglip2_vision_model"
@@ -66,6 +66,7 @@ class HuggingFaceEncoder(nn.Module):
         native = getattr(vision, "image_size", None)
         self.native_size = None if native is None or vision.model_type == NAFLEX else _one_side(native)
         self.mean, self.std = _normalisation(config.path, vision.model_type)
+        self.takes_mask = vision.model_type == NAFLEX
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(self.tower.forward).parameters
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -87,16 +88,17 @@ class HuggingFaceEncoder(nn.Module):
         settings = {"image_mean": self.mean, "image_std": self.std}
         (folder / PREPROCESSOR).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
-    def forward(self, pixel_values: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
+    def forward(
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
+    ) -> Float[Tensor, "batch patches dim"]:
         rows, columns = self.grid(*pixel_values.shape[-2:])
         pixels = normalise(pixel_values, self.mean, self.std)
         if self.tower.config.model_type == NAFLEX:
-            p = self.patch_size
-            patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
-            everywhere = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
-            shapes = torch.tensor([[rows, columns]] * len(patches))  # read on the CPU
-            output = self.tower(pixel_values=patches, pixel_attention_mask=everywhere, spatial_shapes=shapes)
-        elif self._interpolates:
+            return self._naflex(pixels, (rows, columns), patch_mask)
+        refuse_mask(patch_mask, f"a {self.tower.config.model_type!r} tower takes")
+        if self._interpolates:
             output = self.tower(pixel_values=pixels, interpolate_pos_encoding=True)
         else:  # DINO's towers do so by themselves
             output = self.tower(pixel_values=pixels)
@@ -107,6 +109,31 @@ class HuggingFaceEncoder(nn.Module):
                 "use a plain vision transformer: SigLIP, CLIP, DINOv2, DINOv3",
             )
         return hidden[:, hidden.shape[1] - rows * columns :]
+
+    def _naflex(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        grid: tuple[int, int],
+        patch_mask: Bool[Tensor, "batch patches"] | None,
+    ) -> Float[Tensor, "batch patches dim"]:
+        """A picture's patches come first, row by row, and its own grid with them; then padding."""
+        p = self.patch_size
+        patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=p, q=p)
+        if patch_mask is None:
+            everywhere = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+            shapes = torch.tensor([grid] * len(patches))  # read on the CPU
+            return self.tower(
+                pixel_values=patches, pixel_attention_mask=everywhere, spatial_shapes=shapes
+            ).last_hidden_state
+        order = (~patch_mask).long().argsort(dim=-1, stable=True)
+        lattice = patch_mask.unflatten(1, grid)
+        shapes = torch.stack([lattice.any(2).sum(-1), lattice.any(1).sum(-1)], -1).cpu()
+        output = self.tower(
+            pixel_values=patches.gather(1, order.unsqueeze(-1).expand_as(patches)),
+            pixel_attention_mask=patch_mask.gather(1, order).long(),
+            spatial_shapes=shapes,
+        ).last_hidden_state
+        return output.gather(1, order.argsort(dim=-1).unsqueeze(-1).expand_as(output))
 
 
 def absolute_layer(config: EncoderConfig, depth: int) -> int | None:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from setok.config import EncoderConfig
@@ -15,7 +15,13 @@ from setok.models.layers import Block, enable_checkpointing, sincos_positions
 
 
 class ScratchEncoder(nn.Module):
-    """A small vision transformer on a convolutional stem, to be trained from scratch (Xiao et al. 2021)."""
+    """A small vision transformer on a convolutional stem, to be trained from scratch (Xiao et al. 2021).
+
+    With an even side and a stride of two, the stem sees zeros past the upper and left edge only: padding below and to the
+    right of a picture does not reach its patches.
+    """
+
+    takes_mask = True
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -37,7 +43,11 @@ class ScratchEncoder(nn.Module):
     def save_architecture(self, folder: Path) -> None:
         """Nothing: the tokenizer's own config says it all."""
 
-    def forward(self, pixel_values: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
+    def forward(
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
+    ) -> Float[Tensor, "batch patches dim"]:
         grid = self.grid(*pixel_values.shape[-2:])
         dtype = self.norm.weight.dtype  # fp32 also under autocast: the residual stream stays exact
         x = rearrange(self.stem((pixel_values.float() / 255 - 0.5).to(dtype)), "b d h w -> b (h w) d").to(dtype)
@@ -45,8 +55,9 @@ class ScratchEncoder(nn.Module):
         last = depth if self.layer == -1 else self.layer
         if last > 0:
             x = x + sincos_positions(grid, self.width).to(x)
+        keys = None if patch_mask is None else patch_mask.unsqueeze(1)
         for block in self.blocks[:last]:
-            x = block(x)
+            x = block(x, keys)
         return self.norm(x)
 
 

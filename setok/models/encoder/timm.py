@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from setok.config import EncoderConfig
 from setok.errors import ConfigError
-from setok.models.encoder.base import normalise, patch_grid
+from setok.models.encoder.base import normalise, patch_grid, refuse_mask
 from setok.models.encoder.huggingface import absolute_layer, not_loadable
 
 
 class TimmEncoder(nn.Module):
     """A vision transformer of timm, by model name or from a folder with timm's config.json and weights."""
+
+    takes_mask = False
 
     def __init__(self, config: EncoderConfig, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -63,7 +65,12 @@ class TimmEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self._architecture, indent=1) + "\n", encoding="utf-8")
 
-    def forward(self, pixel_values: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
+    def forward(
+        self,
+        pixel_values: UInt8[Tensor, "batch 3 height width"],
+        patch_mask: Bool[Tensor, "batch patches"] | None = None,
+    ) -> Float[Tensor, "batch patches dim"]:
+        refuse_mask(patch_mask, "timm's vision transformers take")
         self.grid(*pixel_values.shape[-2:])  # complains where timm would only assert
         pixels = normalise(pixel_values, self.mean, self.std).to(next(self.tower.parameters()).dtype)
         if self.layer is None:
