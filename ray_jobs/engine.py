@@ -13,6 +13,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -73,6 +74,13 @@ class Engine(ABC):
         if norm is None or not math.isfinite(norm):
             raise _not_finite(f"the gradient norm of the {self.name} is not finite (its loss is {self.loss:.6g})", step)
         return norm
+
+    def whole(self, part: nn.Module | None) -> AbstractContextManager[None]:
+        """A context in which all weights of a part of the module are there to be used outside of the engine's forward pass.
+
+        A collective over all ranks.
+        """
+        return nullcontext()
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:

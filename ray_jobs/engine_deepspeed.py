@@ -7,6 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -56,6 +57,14 @@ class DeepSpeedEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages over ranks; without scale_wrt_gas it does not divide by the accumulation steps.
         self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+
+    def whole(self, part: nn.Module | None) -> AbstractContextManager[None]:
+        if self._stage < 3 or part is None:
+            return nullcontext()
+        from deepspeed.runtime.zero import GatheredParameters
+
+        gathered: AbstractContextManager[None] = GatheredParameters(list(part.parameters()))
+        return gathered
 
     def _update(self) -> float | None:
         if self._stage == 0:

@@ -55,6 +55,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     trained = checkpoint.read_config(path)
     model = trained.model
     image_size = model.image_size
+    check_settings(config, trained.stage)
     manifest = Manifest.load(config.data)
     num_rows = min(manifest.num_rows, config.limit or manifest.num_rows)
     if num_rows == 0:
@@ -94,6 +95,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     metrics["run"] = _what_ran(config, path, fingerprints, image_size, num_rows, seconds)
     files.write(config, metrics, rows.table(), pictures, drawn.tolist())
     return metrics
+
+
+def check_settings(config: EvaluateConfig, stage: str) -> None:
+    """Refuse settings of Setokim for a tokenizer, which has no use for them.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    for key in ("tasks", "max_new_tokens", "guidance", "image_temperature"):
+        value, default = getattr(config, key), EvaluateConfig.model_fields[key].default
+        if stage == "tokenizer" and value != default:
+            raise ConfigError(
+                f"{key}={value} has no part in the evaluation of stage=tokenizer",
+                f"leave {key} out, or name the checkpoint of a pretrain or instruct run",
+            )
 
 
 def _what_ran(

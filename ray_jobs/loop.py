@@ -85,7 +85,8 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
             seed_step(config.seed, step, worker.rank)
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
             check_number(micro_batches, config, step)
-            contexts = stage.prepare(micro_batches, step=step)
+            with engines["model"].whole(stage.prepares_with):
+                contexts = stage.prepare(micro_batches, step=step)
             factor = learning_rate_factor(step, config)
             outputs: dict[str, list[LossOutput]] = {}
             norms: dict[str, float] = {}

@@ -70,6 +70,8 @@ class FakeStage:
         if config.loss.adversarial:
             self.modules = {**self.modules, "discriminator": TwoLayers(3)}
 
+    prepares_with = None
+
     def prepare(self, micro_batches: Sequence[ImageTextBatch], *, step: int) -> list[StepContext]:
         count = sum(float(batch.valid.sum()) for batch in micro_batches)
         total = float(all_reduce_sum(torch.tensor(count, dtype=torch.float64)))

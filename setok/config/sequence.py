@@ -33,6 +33,9 @@ class SequenceConfig(Section):
     """How often a picture with a caption or class is to be drawn from it; else it is to be described."""
     drop_condition: float = Field(0.1, ge=0.0, le=1.0)
     """How often the words of a request for a picture are dropped, for classifier-free guidance."""
+    shuffle_turns: bool = False
+    """Put the questions (or phrases with masks) of one picture in another order every epoch, as they do not depend on each
+    other; else a model learns to answer the third one only behind the first two."""
     short_answer: bool = True
     """Ask for a short answer, or for the letter of a choice, behind the questions of ``vqa`` records."""
 

@@ -65,11 +65,13 @@ class Packer:
         )
 
     def _sample(self, planned: Planned) -> Sample:
+        record = planned.record
         if planned.too_long:
             sequence = self.builder.stand_in(planned.record.id, "too long: the sample has no room in a row")
         else:
-            sequence = self.builder.build_or_stand_in(planned.record, epoch=planned.epoch)
-        return decode_sample(planned.record, sequence, image_size=self.image_size)
+            record = self.builder.arranged(planned.record, epoch=planned.epoch)
+            sequence = self.builder.build_or_stand_in(record, epoch=planned.epoch)
+        return decode_sample(record, sequence, image_size=self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from setok.data.prompts import (
 )
 from setok.data.schema import Record
 from setok.data.text_tokenizer import IMAGE_END, IMAGE_START, SEGMENT, Before, TextTokenizer
+from setok.data.turns import SLACK, can_be_shuffled, shuffled
 from setok.errors import DataError
 
 UNTRAINED = -100
@@ -155,7 +156,11 @@ class SequenceBuilder:
                 lengths.append(self._longest_of(lesson))
             elif lesson is not None:
                 lengths += [self._length(lesson.messages), self._length_without_condition(lesson.messages)]
-        return max(lengths)
+        return max(lengths) + (SLACK if self.config.shuffle_turns and can_be_shuffled(record) else 0)
+
+    def arranged(self, record: Record, *, epoch: int) -> Record:
+        """The record as it is trained on in an epoch: its questions in another order, where the settings ask for that."""
+        return shuffled(record, seed=self.seed, epoch=epoch) if self.config.shuffle_turns else record
 
     def planned_length(self, record: Record) -> int:
         """As ``length_of``; 1 for a record that gives no sequence: that much stands in for it."""

@@ -20,6 +20,10 @@ class Stage(Protocol):
     def modules(self) -> Mapping[str, nn.Module]:
         """Learning modules in the order of their turns; ``modules[name](batch, context)`` gives a ``LossOutput``."""
 
+    @property
+    def prepares_with(self) -> nn.Module | None:
+        """The part of a module that ``prepare`` runs: the loop sees to it that its weights are whole then (ZeRO-3)."""
+
     def prepare(self, micro_batches: Sequence[Any], *, step: int) -> Sequence[StepContext]:
         """What each micro-batch must know of the whole step; a collective over all ranks."""
 

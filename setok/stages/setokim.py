@@ -95,6 +95,11 @@ class SetokimStage:
         self.task = SetokimTask(config)
         self.modules: dict[str, nn.Module] = {"model": self.task}
 
+    @property
+    def prepares_with(self) -> nn.Module:
+        """The tokenizer."""
+        return self.task.setokim.tokenizer
+
     @torch.no_grad()
     def prepare(self, micro_batches: Sequence[SequenceBatch], *, step: int) -> list[SequenceContext]:
         """Tokenize the pictures, and count what is to be learned in the global batch."""

@@ -220,6 +220,10 @@ class TokenizerStage:
             model.critic = (discriminator,)
             self.modules["discriminator"] = DiscriminatorTask(discriminator)
 
+    @property
+    def prepares_with(self) -> None:
+        """The concept encoder is no part of a module."""
+
     def prepare(self, micro_batches: Sequence[ImageTextBatch], *, step: int) -> list[StepContext]:
         """Count valid images and gather the concepts of the global batch."""
         device = micro_batches[0].pixel_values.device

@@ -41,7 +41,9 @@ def train(words: Path, rank: int, world: int, **changes: Any) -> dict[str, Any]:
     losses, norms = [], []
     for step in range(STEPS):
         batches = [sequence_batch(part, tokenizer, ROOM) for part in rows[world]]
-        for batch, context in zip(batches, stage.prepare(batches, step=step), strict=True):
+        with engine.whole(stage.prepares_with):
+            contexts = stage.prepare(batches, step=step)
+        for batch, context in zip(batches, contexts, strict=True):
             engine.backward(engine(batch, context).loss)
         norms.append(engine.step(1.0, step=step))
         losses.append(engine.loss)
@@ -85,7 +87,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             command = [sys.executable, __file__, str(out)]
             ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT))
     try:
-        codes = [process.wait(timeout=400) for process in ranks]
+        codes = [process.wait(timeout=280) for process in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -132,5 +132,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, run_dir: Path) -> None:
         evaluate(config_of(tmp_path, tmp_path / "nothing_here", data))
     with pytest.raises(DataError, match="does not exist"):
         evaluate(config_of(tmp_path, run_dir, tmp_path / "no_data"))
+    with pytest.raises(ConfigError, match=r"guidance=2.0 has no part in the evaluation of stage=tokenizer"):
+        evaluate(config_of(tmp_path, run_dir, data, guidance=2.0))
     with pytest.raises(ConfigError, match=r"num_replicas=9 needs .* the cluster has 2"):
         evaluate(config_of(tmp_path, run_dir, data, num_replicas=9))
