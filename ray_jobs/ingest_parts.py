@@ -75,9 +75,13 @@ def _bytes_per_record(config: IngestConfig, source: Source) -> float:
     return sizes / count if count else _UNKNOWN_BYTES
 
 
-def is_held_out(record_id: str, fraction: float) -> bool:
-    """Whether a record belongs to the held-out share; decided by its id alone."""
-    digest = hashlib.sha256(record_id.encode()).digest()
+def is_held_out(record: Record, fraction: float) -> bool:
+    """Whether a record belongs to the held-out share: its first picture decides, so that no picture is on both sides.
+
+    Without pictures its id does.
+    """
+    key = record.images[0].data if record.images else record.id.encode()
+    digest = hashlib.sha256(key).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
@@ -131,7 +135,7 @@ def ingest_part(part: Part, config: IngestConfig) -> tuple[Entry, bool]:
             if isinstance(item, BadRecord):
                 bad.append({"id": item.id, "source": part.source.kind, "reason": item.reason})
                 continue
-            held = is_held_out(item.id, config.holdout_fraction)
+            held = is_held_out(item, config.holdout_fraction)
             if held:
                 held_out.append(len(keys) // 16)
             keys += record_key(item)

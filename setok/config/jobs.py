@@ -45,7 +45,7 @@ class IngestConfig(Job):
     output: str
     """A folder, or a prefix in an object store: ``s3://bucket/sets/coco``, ``gs://…``."""
     holdout_fraction: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of the records, chosen by a hash of their id, written to ``<output>-heldout`` for evaluation."""
+    """Share of the records, chosen by a hash of their (first) picture, written to ``<output>-heldout`` for evaluation."""
     target_shard_mb: float = Field(256.0, gt=0.0, le=4096.0)
     """Size of a Parquet file, in MB. Shards of small sets are smaller, so that there is work for several processes."""
     rows_per_shard: int | None = Field(None, ge=1)

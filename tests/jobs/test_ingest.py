@@ -20,7 +20,7 @@ from ray_jobs.ingest_parts import ingest_part, plan_parts
 from ray_jobs.ingest_validate import validate
 from setok.config import IngestConfig, build
 from setok.data.images import decode_image
-from setok.data.schema import MANIFEST, Manifest, Record
+from setok.data.schema import ARROW_SCHEMA, MANIFEST, Manifest, Record
 from setok.data.shards import ShardReader
 from setok.data.sources import open_source
 from setok.data.storage import Storage
@@ -118,7 +118,7 @@ def test_the_same_request_is_not_worked_off_twice(tmp_path: Path) -> None:
     ]
 
 
-def test_holdout_is_disjoint_and_fixed_by_the_id(tmp_path: Path) -> None:
+def test_holdout_is_disjoint_and_fixed_by_the_picture(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "coco", 30)
     job = config(tmp_path / "out", coco, holdout_fraction=0.3, rows_per_shard=8)
     manifest = ingest(job)
@@ -127,8 +127,8 @@ def test_holdout_is_disjoint_and_fixed_by_the_id(tmp_path: Path) -> None:
     assert len(kept) == manifest.num_rows
     assert 3 <= len(held) <= 15
     assert sorted(kept + held) == [f"coco/train2017/{i:012d}" for i in range(30)]
-    assert all(is_held_out(name, 0.3) for name in held)
-    assert not any(is_held_out(name, 0.3) for name in kept)
+    for folder, expected in ((heldout_folder(job), True), (tmp_path / "out", False)):
+        assert {is_held_out(Record.from_row(row), 0.3) for row in rows_of(folder, ARROW_SCHEMA.names)} == {expected}
     assert Manifest.load(tmp_path / "out-heldout").request == manifest.request
     with pytest.raises(DataError, match=r"holdout_fraction=1e-09 of 30 records leaves none"):
         ingest(config(tmp_path / "none", coco, holdout_fraction=1e-9))

@@ -172,7 +172,7 @@ def test_gradients_in_bf16() -> None:
 
 
 def test_the_example_of_the_readme_runs(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = (repo_root / "README.md").read_text(encoding="utf-8").split("## Use a trained tokenizer")[1]
+    section = (repo_root / "README.md").read_text(encoding="utf-8").split("## Use a trained model")[1]
     example = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert example is not None
     monkeypatch.chdir(tmp_path)
