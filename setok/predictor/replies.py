@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -58,3 +59,10 @@ class Reply:
     def masks(self) -> tuple[Bool[Tensor, "height width"], ...]:
         """All that was pointed at."""
         return tuple(part.mask for part in self.parts if isinstance(part, MaskPart))
+
+
+def mask_part(logits: Float[Tensor, "h w"], size: tuple[int, int]) -> MaskPart:
+    """The region where a mask is more likely than not, in pixels of the picture."""
+    whole = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0].cpu()
+    mask, share = whole > 0, whole.sigmoid()
+    return MaskPart(mask=mask, score=share[mask].mean() if mask.any() else share.new_zeros(()))

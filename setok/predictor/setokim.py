@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from setok import checkpoint
-from setok.batch import SequenceBatch
 from setok.config import SequenceConfig
 from setok.data import wordings
-from setok.data.chat import Message, message_of
-from setok.data.collate import columns_to_sequences
-from setok.data.pack import Sample, pack_row, row_columns
-from setok.data.processor import Picture, SeTokImageProcessor
-from setok.data.prompts import without_condition
+from setok.data.processor import Picture
 from setok.data.schema import IMAGE_SLOT, Turn
 from setok.data.sequences import SequenceBuilder
 from setok.data.special_tokens import text_tokenizer
@@ -43,10 +37,9 @@ from setok.models.generation import (
 )
 from setok.models.setokim import Setokim
 from setok.predictor.exercises import MODES, Question
-from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart
+from setok.predictor.prompting import Conversation, PromptMaker
+from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart, mask_part
 from setok.stages import SetokimTask
-
-Conversation = Sequence[Turn | Message]
 
 
 class Predictor:
@@ -71,9 +64,8 @@ class Predictor:
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.sequence = sequence
         self.image_size = model.tokenizer.config.image_size
-        self.builder = SequenceBuilder(text_tokenizer(model.text_tokenizer), sequence, seed=0)
-        side = self.image_size
-        self._processor = SeTokImageProcessor(size=side, max_pixels=side * side)
+        builder = SequenceBuilder(text_tokenizer(model.text_tokenizer), sequence, seed=0)
+        self._prompts = PromptMaker(builder, image_size=self.image_size, device=self.device)
 
     @classmethod
     def from_pretrained(
@@ -146,7 +138,8 @@ class Predictor:
         Raises:
             DataError, ConfigError: as ``chat``.
         """
-        batch, unguided = self._prompts([conversation], [pictures], options := options or GenerationOptions())
+        options = options or GenerationOptions()
+        batch, unguided = self._prompts([conversation], [pictures], guided=options.guidance != 1.0)
         ids: list[int] = []
         told = ""
         with self._autocast():
@@ -252,46 +245,10 @@ class Predictor:
         options: GenerationOptions,
         seeds: Sequence[int],
     ) -> list[Reply]:
-        batch, unguided = self._prompts(conversations, pictures, options)
+        batch, unguided = self._prompts(conversations, pictures, guided=options.guidance != 1.0)
         with self._autocast():
             made = generate(self.model, batch, options, seeds=list(seeds), unguided=unguided)
         return [self._reply(one) for one in made]
-
-    def _prompts(
-        self, conversations: Sequence[Conversation], pictures: Sequence[Sequence[Picture]], options: GenerationOptions
-    ) -> tuple[SequenceBatch, SequenceBatch | None]:
-        """Prompts, and where pictures are guided the same ones without their words."""
-        talks = [[m if isinstance(m, Message) else message_of(m) for m in talk] for talk in conversations]
-        pixels = [self._pixels(own) for own in pictures]
-        batch = self._batch(talks, pixels)
-        if options.guidance == 1.0:
-            return batch, None
-        return batch, self._batch([list(without_condition(talk)) for talk in talks], pixels)
-
-    def _batch(
-        self, talks: Sequence[Sequence[Message]], pixels: Sequence[UInt8[Tensor, "n 3 height width"]]
-    ) -> SequenceBatch:
-        samples = []
-        for talk, own in zip(talks, pixels, strict=True):
-            sequence = self.builder.prompt(talk)
-            if len(sequence.images) != len(own):
-                raise DataError(
-                    f"a conversation has {len(sequence.images)} {IMAGE_SLOT} slots and {len(own)} pictures",
-                    "give one picture for every slot, in their order",
-                )
-            nothing = torch.zeros(0, self.image_size, self.image_size, dtype=torch.bool).numpy()
-            samples.append(Sample(sequence=sequence, pixel_values=own.numpy(), masks=nothing))
-        longest = max(len(sample.sequence) for sample in samples)
-        size, pad = self.image_size, self.builder.pad_id
-        rows = [pack_row([sample], max_length=longest, pad_id=pad, image_size=size) for sample in samples]
-        return columns_to_sequences(row_columns(rows), image_size=size).to(self.device)
-
-    def _pixels(self, pictures: Sequence[Picture]) -> UInt8[Tensor, "n 3 height width"]:
-        if not len(pictures):
-            return torch.zeros(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        made = self._processor(list(pictures))["pixel_values"]
-        assert isinstance(made, Tensor)
-        return made
 
     def _reply(self, made: Generated) -> Reply:
         parts: list[Part] = [
@@ -322,13 +279,6 @@ class Predictor:
 
 SEGMENT_REQUEST = "Segment {}"
 """How the readers of referring sets ask (setok/data/sources/refcoco.py)."""
-
-
-def mask_part(logits: Float[Tensor, "h w"], size: tuple[int, int]) -> MaskPart:
-    """The region where a mask is more likely than not, in pixels of the picture."""
-    whole = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0].cpu()
-    mask, share = whole > 0, whole.sigmoid()
-    return MaskPart(mask=mask, score=share[mask].mean() if mask.any() else share.new_zeros(()))
 
 
 def read_sequence(folder: Path) -> SequenceConfig:

@@ -136,14 +136,23 @@ class SetokimStage:
         return True
 
     def optimizer(self, name: str) -> torch.optim.Optimizer:
-        """As ``config.optim`` says; Muon takes the matrices of the language model's layers and of the heads' blocks."""
+        """As ``config.optim`` says; Muon takes the matrices inside the language model and its heads."""
         module = self.modules[name]
-        layers = {
-            name for name, p in module.named_parameters() if ".layers." in name and p.ndim == 2 and "lora_" not in name
-        }
-        return build_optimizer(
-            module.named_parameters(), self.config.optim, matrices=frozenset(block_matrices(module) | layers)
-        )
+        inside = block_matrices(module) | head_matrices(self.task)
+        return build_optimizer(module.named_parameters(), self.config.optim, matrices=inside)
+
+
+def head_matrices(task: SetokimTask) -> frozenset[str]:
+    """Names of the matrices of the language model's layers, and of the blocks and projectors of its heads: what Muon takes.
+
+    Embeddings and the layers that read or give pixels, logits and tokens are left to AdamW.
+    """
+    inner = (".layers.", ".network.blocks.", ".mask_decoder.blocks.", "_projector.")
+    return frozenset(
+        name
+        for name, p in task.named_parameters()
+        if p.ndim == 2 and "lora_" not in name and any(part in name for part in inner)
+    )
 
 
 def load_initial_setokim(source: Path, task: SetokimTask) -> None:

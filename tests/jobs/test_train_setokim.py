@@ -159,3 +159,12 @@ def _options(**changes: Any) -> Any:
     from setok.models.generation import GenerationOptions
 
     return GenerationOptions(**changes)
+
+
+def test_the_running_average_is_what_is_used(root: Path) -> None:
+    run = train(config_of(root, "average", train={"steps": 4, "ema_decay": 0.9}))
+    raw, average = (Predictor.from_pretrained(run, weights=kind).model.state_dict() for kind in ("raw", "ema"))
+    moved = {name.split(".")[0] for name, value in raw.items() if not torch.equal(value, average[name])}
+    assert "language_model" in moved
+    assert "diffusion" in moved
+    assert "tokenizer" not in moved

@@ -94,8 +94,15 @@ def test_what_learns_and_what_does_not(words: Path) -> None:
     assert rates == {1e-3, 1e-4}
 
 
-def test_muon_takes_the_matrices_of_layers(words: Path) -> None:
-    groups = stage_of(words, optim__kind="muon").optimizer("model").param_groups
+def test_muon_takes_the_matrices_of_layers_and_heads(words: Path) -> None:
+    stage = stage_of(words, optim__kind="muon")
+    groups = stage.optimizer("model").param_groups
+    taken = {id(p) for group in groups if group["kind"] == "muon" for p in group["params"]}
+    names = {name for name, p in stage.task.named_parameters() if id(p) in taken}
+    for part in ("self_attn.q_proj", "mlp.up_proj", "diffusion.network.blocks.0.modulation", "output_projector.0"):
+        assert any(part in name for name in names), part
+    assert any("mask_decoder.blocks.0" in name for name in names)
+    assert not any(word in name for name in names for word in ("embed_tokens", "leave", "enter", "from_"))
     assert {group["kind"] for group in groups} == {"muon", "adamw"}
     sizes = [p.ndim for group in groups if group["kind"] == "muon" for p in group["params"]]
     assert len(sizes) >= 2 * 7
