@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "ray_jobs.failure",
             "ray_jobs.charts",
             "ray_jobs.evaluation_files",
+            "ray_jobs.scoring",
         ),
         *("ray_jobs.evaluation_replica", "ray_jobs.report", "ray_jobs.report_data", "ray_jobs.report_gallery"),
         *("ray_jobs.report_rows", "ray_jobs.report_run", "ray_jobs.report_style"),
