@@ -1,9 +1,9 @@
 """Panoptic quality (Kirillov et al. 2019, "Panoptic Segmentation"), with the rules of the official COCO evaluation.
 
 A predicted and a true segment of one category match where their IoU is above 1/2, pixels without annotation aside. Then, by
-category, SQ is the mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), and PQ = SQ · RQ; a set's figure is the mean over the
-categories that occur in it. Crowds are never missed, and a segment that lies by more than half on unannotated pixels or on a crowd
-of its category is no false one.
+category, SQ is the mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), and PQ = SQ · RQ; a set's figure is the mean over
+the categories that occur in it. Crowds are never missed, and a segment that lies by more than half on unannotated pixels or on a
+crowd of its category is no false one.
 """
 
 from __future__ import annotations
