@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ray_jobs import evaluation_files as files
 from ray_jobs import launch, setokim_evaluation
 from ray_jobs.evaluation_replica import Read, Replica, ReplicaTask
+from ray_jobs.scoring import command as scoring_command
 from setok import checkpoint
 from setok.config import EvaluateConfig, TokenizerConfig
 from setok.data.collate import decode_rows, rows_to_batch
@@ -277,8 +279,15 @@ def describe(config: EvaluateConfig) -> None:
 
 
 def main() -> None:
-    """The command ``python -m ray_jobs.evaluate``."""
-    config = launch.parse(EvaluateConfig, "Measure a trained tokenizer on an ingested set.", dry_run=describe)
+    """The command ``python -m ray_jobs.evaluate``; with ``score`` as first argument it scores a file of predictions."""
+    if sys.argv[1:2] == ["score"]:
+        scoring_command.main(sys.argv[2:])
+        return
+    config = launch.parse(
+        EvaluateConfig,
+        "Measure a trained tokenizer on an ingested set. `score --help`: score a file of predictions.",
+        dry_run=describe,
+    )
     metrics = evaluate(config)
     show = launch.console().print
     if "psnr" not in metrics:

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "ray_jobs.setokim_files",
             "ray_jobs.report_setokim",
             "ray_jobs.setokim_replica",
+            "ray_jobs.scoring",
         ),
         *("ray_jobs.evaluation_replica", "ray_jobs.report", "ray_jobs.report_data", "ray_jobs.report_gallery"),
         *(

@@ -1,0 +1,33 @@
+"""Captions of pictures, by the COCO caption evaluation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from ray_jobs.scoring.files import Complaints, Given, by_id, checked, compare_ids, read_rows, section
+from setok.metrics.captions import CaptionScores
+from setok.metrics.meteor import meteor
+
+CAPTIONS = "[{image_id, caption}]"
+
+
+def score_captions(given: Given) -> dict[str, Any]:
+    """BLEU, ROUGE-L and CIDEr-D of one caption for every annotated picture; METEOR where it is asked for."""
+    what = "the official annotations {annotations: [{image_id, caption}]}"
+
+    def references() -> dict[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for row in section(given.truth, "annotations", what):
+            found[str(row["image_id"])].append(str(row["caption"]))
+        return found
+
+    truth = checked(given.truth, what, references)
+    complaints = Complaints(given.predictions, given, CAPTIONS)
+    rows = by_id(read_rows(given.predictions, complaints), "image_id", ["caption"], complaints)
+    compare_ids(rows, truth, complaints)
+    complaints.settle()
+    scores = CaptionScores()
+    for picture, captions in truth.items():
+        scores.update(picture, rows[picture]["caption"], captions)
+    return scores.compute() | ({"meteor": meteor(scores)} if given.meteor else {})

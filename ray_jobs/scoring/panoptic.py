@@ -1,0 +1,51 @@
+"""Panoptic segmentation in COCO's format: a JSON file, and a folder of the same name with a PNG per picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_jobs.scoring.files import Complaints, Given, Row, by_id, checked, compare_ids, section
+from setok.data.images import decode_image
+from setok.errors import DataError
+from setok.metrics.panoptic import PanopticScores
+
+PANOPTIC = (
+    "NAME.json {annotations: [{image_id, file_name, segments_info: [{id, category_id}]}]} beside a folder NAME of PNGs"
+)
+
+
+def score_panoptic(given: Given) -> dict[str, Any]:
+    """PQ, SQ and RQ, of all categories, of things and of stuff."""
+    what = "the official panoptic_*.json with its folder of PNGs"
+    truth = checked(
+        given.truth, what, lambda: {str(row["image_id"]): row for row in section(given.truth, "annotations", what)}
+    )
+    things = {int(row["id"]) for row in section(given.truth, "categories", what) if row.get("isthing")}
+    complaints = Complaints(given.predictions, given, PANOPTIC)
+    rows = by_id(section(given.predictions, "annotations", PANOPTIC), "image_id", ["file_name"], complaints)
+    compare_ids(rows, truth, complaints)
+    complaints.settle()
+    scores = PanopticScores()
+    for picture, row in truth.items():
+        true, said = _categories(row, given.truth), _categories(rows[picture], given.predictions)
+        crowds = {int(segment["id"]) for segment in row["segments_info"] if segment.get("iscrowd")}
+        scores.update(picture, _ids(given.predictions, rows[picture]), said, _ids(given.truth, row), true, crowds)
+    return scores.compute(things)
+
+
+def _categories(row: Row, path: Path) -> dict[int, int]:
+    try:
+        return {int(segment["id"]): int(segment["category_id"]) for segment in row["segments_info"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: picture {row['image_id']!r} is broken: {error!r}", f"give {PANOPTIC}") from error
+
+
+def _ids(path: Path, row: Row) -> np.ndarray:
+    """Segment of every pixel: red + 256 · green + 65536 · blue."""
+    file = path.with_suffix("") / Path(row["file_name"]).with_suffix(".png").name
+    if not file.is_file():
+        raise DataError(f"there is no {file}", f"give {PANOPTIC}")
+    return decode_image(file.read_bytes()).astype(np.int64) @ np.array([1, 256, 65536])
