@@ -171,6 +171,7 @@ def _measured(reports: Sequence[SetokimReport]) -> list[tuple[str, SetokimReport
 
 def _section(task: str, report: SetokimReport, *, several: bool) -> str:
     about, metrics = TASKS[task], report.metrics[task]
+    title = f"{about.title}: {escape(report.label)}" if several else about.title
     charts = []
     for row in about.figures:
         bars = [Bar(label="Setokim", value=metrics.get(row.key), main=True)]
@@ -189,7 +190,7 @@ def _section(task: str, report: SetokimReport, *, several: bool) -> str:
     shown = [example for example in report.examples if example["task"] == task]
     examples = f'<div class="asked">{"".join(_example(example) for example in shown)}</div>' if shown else ""
     return (
-        f"<section><h2>{about.title}{f': {escape(report.label)}' if several else ''}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(report.label)}”.</p>"
+        f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(report.label)}”.</p>"
         f'<div class="charts">{"".join(charts)}</div>{table}{examples}</section>'
     )
 
