@@ -135,7 +135,7 @@ TASKS: dict[str, _Task] = {
 def headline(reports: Sequence[SetokimReport]) -> str:
     """Tiles with the figure that matters most of every task."""
     tiles = []
-    for task, report in _measured(reports):
+    for task, report in dict(_measured(reports)).items():  # the last one of each
         about, metrics = TASKS[task], report.metrics[task]
         row = about.figures[0]
         beside = [
@@ -159,21 +159,19 @@ def _inside(name: str) -> str:
 
 def sections(reports: Sequence[SetokimReport]) -> list[str]:
     """A section for every task: figures beside references, then examples."""
-    return [_section(task, report) for task, report in _measured(reports)]
+    measured = _measured(reports)
+    several = {task for task, _ in measured if sum(task == other for other, _ in measured) > 1}
+    return [_section(task, report, several=task in several) for task, report in measured]
 
 
 def _measured(reports: Sequence[SetokimReport]) -> list[tuple[str, SetokimReport]]:
-    """Tasks in their order, each with the first report that has it."""
-    found = []
-    for task in TASKS:
-        report = next((report for report in reports if task in report.metrics), None)
-        if report is not None:
-            found.append((task, report))
-    return found
+    """Tasks in their order, each with the reports that have it: of an earlier stage first."""
+    return [(task, report) for task in TASKS for report in reports if task in report.metrics]
 
 
-def _section(task: str, report: SetokimReport) -> str:
+def _section(task: str, report: SetokimReport, *, several: bool) -> str:
     about, metrics = TASKS[task], report.metrics[task]
+    title = f"{about.title}: {escape(report.label)}" if several else about.title
     charts = []
     for row in about.figures:
         bars = [Bar(label="Setokim", value=metrics.get(row.key), main=True)]
@@ -192,7 +190,7 @@ def _section(task: str, report: SetokimReport) -> str:
     shown = [example for example in report.examples if example["task"] == task]
     examples = f'<div class="asked">{"".join(_example(example) for example in shown)}</div>' if shown else ""
     return (
-        f"<section><h2>{about.title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(report.label)}”.</p>"
+        f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(report.label)}”.</p>"
         f'<div class="charts">{"".join(charts)}</div>{table}{examples}</section>'
     )
 

@@ -55,6 +55,8 @@ def test_demo_in_small(ray_local: None, tmp_path: Path) -> None:
     }.items():
         for name in names:
             assert math.isfinite(instruct[task][name]), (task, name)
+    assert whole["pretrain"]["evaluations"].keys() == {"after-pretrain"}
+    assert math.isfinite(whole["pretrain"]["generate"]["psnr"])
     assert instruct["segment"]["references"].keys() == {"constant", "largest_cluster", "second_cluster"}
     assert instruct["edit"]["references"].keys() == {"mean_image", "tokenizer", "unchanged"}
     assert instruct["vqa"]["num"] == 30

@@ -80,6 +80,16 @@ def test_sets_share_the_page() -> None:
     assert "“second”" in found[2]
 
 
+def test_a_task_that_two_stages_have_comes_twice() -> None:
+    earlier, later = ({"caption": METRICS["caption"] | {"recall": share}} for share in (0.11, 0.77))
+    reports = (SetokimReport(label="pretrain", metrics=earlier), SetokimReport(label="instruct", metrics=later))
+    first, second = page.sections(reports)
+    assert "<h2>Captions: pretrain</h2>" in first
+    assert "<h2>Captions: instruct</h2>" in second
+    assert "77" in page.headline(reports)
+    assert "11" not in page.headline(reports)
+
+
 def test_examples_stand_beside_the_truth() -> None:
     examples = (
         example(),
