@@ -190,16 +190,31 @@ def _already_ingested(config: IngestConfig, request: str) -> Manifest | None:
 
 
 def dry_run(config: IngestConfig) -> None:
-    """Look at every source, and say what would be ingested."""
-    for line in _describe(config):
+    """Look at every source, and say what would be ingested, or all that is missing.
+
+    Raises:
+        DataError: sources that cannot be read; each was named before.
+    """
+    sources = [open_source(source) for source in config.sources]
+    missing = 0
+    for source_config, source in zip(config.sources, sources, strict=True):
+        where = f"{source_config.kind} {source_config.path} ({source_config.split})"
+        try:
+            source.check()
+            launch.console().print(f"{where}: {len(source)} records")
+        except DataError as error:
+            missing += 1
+            launch.console().print(f"[yellow]{where}: missing[/yellow]\n  {error}", highlight=False)
+    if missing:
+        raise DataError(
+            f"{missing} of {len(sources)} sources cannot be read, as said above",
+            "get them, or leave them out of sources",
+        )
+    for line in _describe(config, sources):
         launch.console().print(line)
 
 
-def _describe(config: IngestConfig) -> Iterator[str]:
-    sources = [open_source(source) for source in config.sources]
-    for source_config, source in zip(config.sources, sources, strict=True):
-        source.check()
-        yield f"{source_config.kind} {source_config.path} ({source_config.split}): {len(source)} images"
+def _describe(config: IngestConfig, sources: Sequence[Source]) -> Iterator[str]:
     phrase_finder(config)
     total, shards = sum(map(len, sources)), len(plan_parts(config, sources))
     yield f"→ {', '.join(folder.name for folder in folders_of(config))}: up to {total} records in about {shards} shards"

@@ -44,6 +44,7 @@ def finish(config: IngestConfig, parts: Sequence[Part], dropped: dict[int, list[
                 f"holdout_fraction={config.holdout_fraction:g} of {num_good} records leaves none for {folder.name}",
                 "choose a fraction nearer to 0.5, or 0",
             )
+    _say_what_was_lost(config, parts, Counter(source for own in contents for c in own for source in c.tasks))
     for manifest, folder in reversed(list(zip(manifests, folders, strict=True))):
         manifest.save(folder.address)
     for manifest, folder in zip(manifests, folders, strict=True):
@@ -54,6 +55,28 @@ def finish(config: IngestConfig, parts: Sequence[Part], dropped: dict[int, list[
             "%d of %d records went to quarantine (%s): %s", num_bad, num_bad + num_good, _most(reasons), where
         )
     return manifests[0]
+
+
+def _say_what_was_lost(config: IngestConfig, parts: Sequence[Part], kept: Counter[str]) -> None:
+    """Name the sources most of whose records are bad: in a large mixture one wrong path is a small share."""
+    sizes: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for part in parts:
+        sizes[part.source.kind] += part.stop - part.start
+        entry = read_entry(config, part.index)
+        for row in entry.bad if entry is not None else ():
+            bad[row["source"]] += 1
+            example.setdefault(row["source"], row["reason"])
+    for kind, number in bad.items():
+        if kind not in kept:
+            logger.warning(
+                "source %s gives NOTHING: all %d records are bad, the first: %s", kind, number, example[kind]
+            )
+        elif number > config.max_bad_fraction * sizes[kind]:
+            logger.warning(
+                "source %s: %d of %d records are bad, the first: %s", kind, number, sizes[kind], example[kind]
+            )
 
 
 def _manifest(

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from ray_jobs import ingest_parts
+from ray_jobs.ingest import dry_run
+from ray_jobs.ingest_finish import finish
 from ray_jobs.ingest_journal import JOURNAL, Entry, folders_of, read_entry
 from ray_jobs.ingest_parts import FolderWriter, drop_from_part, ingest_part, plan_parts
 from setok.config import IngestConfig, build
@@ -18,6 +20,7 @@ from setok.data.schema import EncodedImage, Record
 from setok.data.shards import read_records
 from setok.data.sources import open_source
 from setok.data.storage import Storage
+from setok.errors import DataError
 
 
 @pytest.fixture
@@ -138,3 +141,32 @@ def test_bad_records_and_concepts(pictures: Path, tmp_path: Path) -> None:
     assert json.dumps(entry.bad)
     records = [r for shard in entry.contents[0].shards for r in read_records(Storage(tmp_path / "out"), shard.file)]
     assert [r.concepts for r in records] == [["red box0"], ["red box1"], ["red box2"], ["red box4"]]
+
+
+def test_a_source_that_gives_nothing_is_named(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = tmp_path / "imagenet"
+    (table / "images").mkdir(parents=True)
+    row = {"image": "gone.JPEG", "label": 1, "synset": "n00000001", "class_name": "cup"}
+    (table / "data.json").write_text(json.dumps([row]))
+    sources = [{"kind": "folder", "path": str(pictures)}, {"kind": "imagenet", "path": str(table)}]
+    job = config(pictures, tmp_path / "out", sources=sources)
+    parts = parts_of(job)
+    for part in parts:
+        ingest_part(part, job)
+    manifest = finish(job, parts, {}, "request")
+    assert manifest.records_by_source == {"folder": 40}
+    assert "source imagenet gives NOTHING: all 1 records are bad, the first: image file missing" in caplog.text
+
+
+def test_a_dry_run_names_every_source_that_is_missing(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = ("imagenet", "coco", "vqav2")
+    sources = [{"kind": "folder", "path": str(pictures)}, *({"kind": k, "path": str(tmp_path / k)} for k in kinds)]
+    with pytest.raises(DataError, match="3 of 4 sources cannot be read"):
+        dry_run(config(pictures, tmp_path / "out", sources=sources))
+    said = capsys.readouterr()
+    said = "".join((said.out + said.err).split())  # as the terminal breaks its lines
+    assert "40records" in said
+    assert all(f"{kind}{tmp_path / kind}(train):missing" in said for kind in kinds)
+    assert said.count("correctthepathofthesource,orputthere") == 3

@@ -49,6 +49,8 @@ class ImagenetSource(Source):
 
     @property
     def requirements(self) -> list[Requirement]:
+        if not self.root.is_dir():
+            return [Requirement(path="one folder for each class, or images/ and data.json", origin=_ORIGIN)]
         if not self._table.is_file() or self.config.images is not None:
             return []
         return [Requirement(path=f"{(self._folder / 'images').relative_to(self.root).as_posix()}/", origin=_ORIGIN)]
