@@ -232,7 +232,7 @@ def test_names_that_are_not_utf8_end_in_quarantine(tmp_path: Path) -> None:
 
 
 def test_a_set_in_a_bucket(tmp_path: Path, s3_folder: str, doubled: list[dict[str, Any]]) -> None:
-    settings: dict[str, Any] = {"rows_per_shard": 2, "duplicates": "drop", "holdout_fraction": 0.3}
+    settings: dict[str, Any] = {"rows_per_shard": 2, "duplicates": "drop", "holdout_fraction": 0.5}
     local = ingest(config(tmp_path / "out", *doubled, **settings))
     job = build(IngestConfig, {"name": "t", "sources": doubled, "output": s3_folder} | settings)
     assert ingest(job) == local == Manifest.load(s3_folder)
