@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from setok.batch import real_cells
 from setok.config import DetokenizerConfig
+from setok.errors import DataError
 from setok.models.flow import FlowHead
 from setok.models.layers import CrossBlock, sincos_positions
 
@@ -56,7 +57,15 @@ class Detokenizer(nn.Module):
             mask: True for real tokens.
             size: of the canvas.
             sizes: height and width of every picture in the upper left of it; what is painted beside it carries no meaning.
+
+        Raises:
+            DataError: ``size`` is no multiple of the squares that are painted.
         """
+        if min(size) < self.patch_size or size[0] % self.patch_size or size[1] % self.patch_size:
+            raise DataError(
+                f"a picture of {size[0]} × {size[1]} pixels cannot be painted in squares of {self.patch_size}",
+                f"ask for multiples of detokenizer.patch_size={self.patch_size}, at least one",
+            )
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
         x = (self.query + sincos_positions((rows, columns), self.width).to(self.query)).expand(len(tokens), -1, -1)
         tokens = tokens.to(self.query.dtype)

@@ -76,13 +76,15 @@ class FlowHead(nn.Module):
             rearrange(picture, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p) for picture in (noisy - base, base)
         )
         t = time.view(-1, 1, 1)
-        x = self.enter(torch.cat([way / (self.noise * ((1 - t).square() + t.square()).sqrt()), origin], -1))
-        x = x + sincos_positions((rows, columns), self.width).to(noisy.device)
+        dtype = self.enter.weight.dtype
+        seen = torch.cat([way / (self.noise * ((1 - t).square() + t.square()).sqrt()), origin], -1)
+        x = self.enter(seen.to(dtype))
+        x = x + sincos_positions((rows, columns), self.width).to(noisy.device, dtype)
         own = None if sizes is None else real_cells(sizes, (rows, columns), p).unsqueeze(1)
-        moment = self.time(time_embedding(time, self.width))
+        moment = self.time(time_embedding(time, self.width).to(dtype))
         shifts = self.time_to_blocks(moment).unsqueeze(1).chunk(len(self.blocks), -1)
         for block, shift in zip(self.blocks, shifts, strict=True):
-            x = block(x + shift, tokens, mask.unsqueeze(1), own)
+            x = block(x + shift, tokens.to(dtype), mask.unsqueeze(1), own)
         scale, shift = self.time_to_output(moment).unsqueeze(1).chunk(2, -1)
         found = self.to_velocity(self.norm(x) * (1 + scale) + shift).float()
         correction, spread = found[..., :-1], found[..., -1:]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 HARMONICS = (0.5, 1.0, 2.0)
@@ -30,20 +30,40 @@ class Frame:
     """Root of the mean variance over both axes, at least that of one patch."""
     area: Float[Tensor, "batch clusters"]
     """Share of the patches."""
-    places: Float[Tensor, "patches 2"]
+    places: Float[Tensor, "batch patches 2"]
+    """Middles of the patches."""
+    cells: Int[Tensor, "batch 2"]
+    """Columns and rows of patches that the picture has, without padding."""
     grid: tuple[int, int]
+    """Rows and columns, with padding."""
 
     @classmethod
-    def of(cls, members: Float[Tensor, "batch clusters patches"], grid: tuple[int, int]) -> Frame:
-        """The frames of clusters that have these patches."""
-        places = patch_places(grid).to(members.device)
+    def of(
+        cls,
+        members: Float[Tensor, "batch clusters patches"],
+        grid: tuple[int, int],
+        real: Bool[Tensor, "batch patches"] | None = None,
+    ) -> Frame:
+        """The frames of clusters that have these patches.
+
+        Args:
+            members: 1 for the patches of a cluster.
+            grid: rows and columns of patches.
+            real: False for patches of padding, below and to the right of a picture; they change no frame.
+        """
+        if real is None:
+            real = torch.ones(len(members), grid[0] * grid[1], dtype=torch.bool, device=members.device)
+        own = real.view(-1, *grid)
+        cells = torch.stack([own.any(1).sum(-1), own.any(2).sum(-1)], -1).clamp_min(1)
+        places = patch_places(grid).to(members.device) / cells.unsqueeze(1)
         mass = members.sum(-1, keepdim=True).clamp_min(1e-6)
         share = members / mass
         centre = share @ places
         variance = share @ places.square() - centre.square()
-        patch = 1 / (12 * max(grid) ** 2)  # of places inside one patch
+        patch = 1 / (12 * cells.amax(-1, keepdim=True) ** 2)  # of places inside one patch
         extent = (variance.clamp_min(0).mean(-1) + patch).sqrt()
-        return cls(centre=centre, extent=extent, area=mass.squeeze(-1) / len(places), places=places, grid=grid)
+        area = mass.squeeze(-1) / cells.prod(-1, keepdim=True)
+        return cls(centre=centre, extent=extent, area=area, places=places, cells=cells, grid=grid)
 
     def relative(self, assignment: Int[Tensor, "batch patches"]) -> Float[Tensor, "batch patches numbers"]:
         """Where every patch lies in its own cluster: offsets from its centre and their sines and cosines."""
@@ -78,7 +98,7 @@ class Outline(nn.Module):
             ],
             -1,
         )
-        return self.layers(known)
+        return self.layers(known.to(next(self.layers.parameters()).dtype))
 
     def crop(
         self, members: Float[Tensor, "batch clusters patches"], frame: Frame
@@ -87,20 +107,28 @@ class Outline(nn.Module):
         step = torch.linspace(-REACH, REACH, self.side, device=members.device) * frame.extent.unsqueeze(-1)
         # Linear interpolation as two products with hats: no gather, and gradients reach the mask.
         rows, columns = frame.grid
-        across, down = hats(frame.centre[..., :1] + step, columns), hats(frame.centre[..., 1:] + step, rows)
+        at = [
+            (centre + step) * cells
+            for centre, cells in zip(frame.centre.split(1, -1), _per_axis(frame.cells), strict=True)
+        ]
+        across, down = hats(at[0], columns), hats(at[1], rows)
         mask = members / members.amax(-1, keepdim=True).clamp_min(1e-6)
         picture = rearrange(mask, "b k (h w) -> b k h w", h=rows)
         return rearrange(down @ picture @ across.transpose(-1, -2), "b k i j -> b k (i j)")
 
 
+def _per_axis(cells: Int[Tensor, "batch 2"]) -> tuple[Int[Tensor, "batch 1 1"], ...]:
+    return tuple(number.unsqueeze(-1) for number in cells.split(1, -1))
+
+
 def patch_places(grid: tuple[int, int]) -> Float[Tensor, "patches 2"]:
-    """Middle (x, y) of every patch, in shares of the sides."""
+    """Middle (x, y) of every patch, in patches."""
     rows, columns = grid
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], -1)
 
 
 def hats(at: Float[Tensor, "*batch points"], num: int) -> Float[Tensor, "*batch points n"]:
-    """Weights of linear interpolation at ``at`` in [0, 1] between values in the middles of ``num`` cells; zero outside."""
-    middles = (torch.arange(num, device=at.device) + 0.5) / num
-    return (1 - (at.unsqueeze(-1) - middles).abs() * num).clamp_min(0)
+    """Weights of linear interpolation at ``at`` in [0, num] between values in the middles of ``num`` cells; zero outside."""
+    middles = torch.arange(num, device=at.device) + 0.5
+    return (1 - (at.unsqueeze(-1) - middles).abs()).clamp_min(0)

@@ -56,7 +56,7 @@ class TokenMerger(nn.Module):
             x = x + sincos_positions(grid, self.width).to(x)
         if self.relative is not None or self.outline is not None:
             members = one_hot(assignment, mask.shape[1]) if weights is None else weights
-            frame = Frame.of(one_hot(assignment, mask.shape[1]), grid)
+            frame = Frame.of(one_hot(assignment, mask.shape[1]), grid, assignment >= 0)
         if self.relative is not None:
             x = x + self.relative(frame.relative(assignment).to(x.dtype)).to(x.dtype)
         packing = pack(assignment, mask.shape[1])
@@ -69,7 +69,7 @@ class TokenMerger(nn.Module):
             else:
                 tokens = weights.gather(2, packing.order.unsqueeze(1).expand_as(weights)) @ x.float()
             if self.outline is not None:
-                tokens = tokens + self.outline(members, frame)
+                tokens = tokens + self.outline(members, frame).float()
             tokens = tokens.to(self.norm.weight.dtype)
         for block in self.inter:
             tokens = block(tokens, mask.unsqueeze(1))

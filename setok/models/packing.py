@@ -67,12 +67,14 @@ def pack(assignment: Int[Tensor, "batch patches"], num_clusters: int) -> Packing
     )
 
 
-def _buckets(offsets: Int[Tensor, " bounds"]) -> Buckets:
-    """Clusters by length: up to 4 members, 5–8, 9–16, …"""
+def _buckets(offsets: Int[Tensor, " bounds"]) -> Buckets | None:
+    """Clusters by length: up to 4 members, 5–8, 9–16, …; ``None`` of an empty batch."""
     start, length = offsets[:-1], offsets.diff()
     level = (length.clamp_min(4) - 1).float().log2().floor().long()
     num_rows = int(offsets[-1])
     shapes, masks, rows, padding = [], [], [], []
+    if not num_rows:
+        return None
     for number in level.unique().tolist():
         here = ((level == number) & (length > 0)).nonzero().squeeze(1)
         if len(here) == 0:

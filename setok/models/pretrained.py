@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from setok.config import TokenizerConfig
-from setok.errors import CheckpointError
+from setok.errors import CheckpointError, ConfigError
 
 FORMAT = 1
 CONFIG, WEIGHTS, PREPROCESSOR, ENCODER = "config.json", "model.safetensors", "preprocessor_config.json", "encoder"
@@ -91,6 +91,8 @@ def read_config(folder: Path) -> TokenizerConfig:
         stored: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export the tokenizer again") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{folder / CONFIG} is no JSON object", "export the tokenizer again")
     if stored.get("model_type") != "setok":
         raise CheckpointError(
             f"{folder} holds a model of type {stored.get('model_type')!r}, not 'setok'",
@@ -101,12 +103,12 @@ def read_config(folder: Path) -> TokenizerConfig:
             f"{folder / CONFIG} has format {stored.get('format')!r}, and this version reads {FORMAT}",
             "use the version of setok that wrote it",
         )
-    described = stored["setok"]
     try:
+        described = stored["setok"]
         if described["encoder"]["kind"] != "vit":
             described["encoder"]["path"] = str(folder / described["encoder"]["path"])
         return TokenizerConfig.model_validate(described)
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / CONFIG} is not valid for this version: {error}", "use the version of setok that wrote it"
         ) from error

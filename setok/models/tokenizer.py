@@ -133,7 +133,16 @@ class SeTok(nn.Module):
             clustering: replaces the trained clustering settings, for example another threshold or token budget.
             sizes: height and width in pixels of every picture in the upper left, multiples of the encoder's patch, where the
                 rest is padding, which changes nothing.
+
+        Raises:
+            DataError: other values than uint8, another shape, or a size that the encoder's patches do not divide.
+            TrainingError: a feature is not finite.
         """
+        if pixel_values.dtype != torch.uint8 or pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise DataError(
+                f"pixel values are {pixel_values.dtype} of shape {tuple(pixel_values.shape)}",
+                "give uint8 of shape [batch, 3, height, width], as SeTokImageProcessor makes them",
+            )
         patch_mask = self.patch_mask(pixel_values, sizes)
         return self.tokenize_features(
             self.encoder(pixel_values, patch_mask), pixel_values, clustering, patch_mask=patch_mask
@@ -188,6 +197,7 @@ class SeTok(nn.Module):
             sampling_steps: steps of a flow decoder; ``None`` takes those of the config, 0 the plain decoder's picture.
             sizes: height and width of every picture in the upper left, as in ``tokenize``; the rest is painted black.
         """
+        tokens = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)  # whatever stands in padding, NaN too
         pixels: Tensor = self.detokenizer(tokens, mask, size, sizes).pixels
         flow = self.detokenizer.flow
         steps = 0 if flow is None else flow.sampling_steps if sampling_steps is None else sampling_steps

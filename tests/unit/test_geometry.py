@@ -59,7 +59,7 @@ def test_crops_tell_a_ring_from_a_disc() -> None:
 
 
 def test_interpolation_weights() -> None:
-    weights = hats(torch.tensor([0.125, 0.25, 1.5]), 4)
+    weights = hats(torch.tensor([0.5, 1.0, 6.0]), 4)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 0]]))
 
 
@@ -75,7 +75,7 @@ def test_relative_places_have_mean_zero_and_unit_extent() -> None:
 
 
 def test_places_run_over_rows() -> None:
-    torch.testing.assert_close(patch_places((1, 2)), torch.tensor([[0.25, 0.5], [0.75, 0.5]]))
+    torch.testing.assert_close(patch_places((1, 2)), torch.tensor([[0.5, 0.5], [1.5, 0.5]]))
 
 
 @pytest.mark.parametrize("hard", [True, False])
@@ -101,3 +101,15 @@ def test_every_parameter_learns() -> None:
     tokens = merger(torch.randn(2, 24, 8), assignment, None, torch.ones(2, 3, dtype=torch.bool), (4, 6))
     (tokens * torch.randn(tokens.shape)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in merger.parameters())
+
+
+def test_padding_changes_no_token() -> None:
+    torch.manual_seed(0)
+    merger = TokenMerger(MergerConfig(num_heads=2, relative_position=True, outline=6), 8, 8).eval()
+    features, assignment = torch.randn(2, 4, 6, 8), torch.randint(0, 3, (2, 4, 6))
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    alone = merger(features.flatten(1, 2), assignment.flatten(1), None, mask, (4, 6))
+    wide, owner = torch.randn(2, 8, 8, 8), torch.full((2, 8, 8), -1)
+    wide[:, :4, :6], owner[:, :4, :6] = features, assignment
+    padded = merger(wide.flatten(1, 2), owner.flatten(1), None, mask, (8, 8))
+    torch.testing.assert_close(alone, padded, atol=1e-5, rtol=1e-5)

@@ -8,6 +8,7 @@ from typing import Protocol
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from setok.config import EncoderConfig
 from setok.errors import ConfigError, DataError
 
 
@@ -83,3 +84,20 @@ def normalise(
     """Pixels in fp32 as a pretrained tower expects them; mean and deviation stay exact when the model is cast to bf16."""
     pixels = pixel_values.float() / 255
     return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
+
+
+def absolute_layer(config: EncoderConfig, depth: int) -> int | None:
+    """The hidden layer as a number of blocks from the start; ``None`` for the last one, normalised.
+
+    Raises:
+        ConfigError: the tower is not as deep.
+    """
+    if config.layer == -1:
+        return None
+    layer = config.layer if config.layer >= 0 else depth + 1 + config.layer
+    if not 0 <= layer <= depth:
+        raise ConfigError(
+            f"encoder.layer={config.layer} is none of the {depth + 1} hidden layers of {config.path or 'this encoder'!r}",
+            f"use 0 (the embedding) to {depth}, or -1 (the last, normalised) to {-depth - 1}",
+        )
+    return layer

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from setok.config import EncoderConfig
-from setok.errors import CheckpointError, ConfigError
-from setok.models.encoder.base import normalise, patch_grid, refuse_mask
+from setok.errors import CheckpointError
+from setok.models.encoder.base import absolute_layer, normalise, patch_grid, refuse_mask
 
 PREPROCESSOR = "preprocessor_config.json"
 NAFLEX = "siglip2_vision_model"
@@ -136,23 +137,6 @@ class HuggingFaceEncoder(nn.Module):
         return output.gather(1, order.argsort(dim=-1).unsqueeze(-1).expand_as(output))
 
 
-def absolute_layer(config: EncoderConfig, depth: int) -> int | None:
-    """The hidden layer as a number of blocks from the start; ``None`` for the last one, normalised.
-
-    Raises:
-        ConfigError: the tower is not as deep.
-    """
-    if config.layer == -1:
-        return None
-    layer = config.layer if config.layer >= 0 else depth + 1 + config.layer
-    if not 0 <= layer <= depth:
-        raise ConfigError(
-            f"encoder.layer={config.layer} is none of the {depth + 1} hidden layers of {config.path!r}",
-            f"use 0 (the embedding) to {depth}, or -1 (the last, normalised) to {-depth - 1}",
-        )
-    return layer
-
-
 def _read_vision_config(path: str) -> Any:
     from transformers import AutoConfig  # slow to import, and not needed for encoders from scratch
 
@@ -180,7 +164,7 @@ def _load_tower(path: str, vision: Any, *, pretrained: bool) -> Any:
     try:
         # In fp32 whatever it is stored in: lower precision is the caller's choice.
         tower, report = AutoModel.from_pretrained(path, config=vision, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise not_loadable(path, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from setok.config import EncoderConfig
-from setok.models.encoder.base import patch_grid
+from setok.models.encoder.base import absolute_layer, patch_grid
 from setok.models.layers import Block, enable_checkpointing, sincos_positions
 
 
@@ -27,7 +27,7 @@ class ScratchEncoder(nn.Module):
         super().__init__()
         self.width = config.width
         self.patch_size = config.patch_size
-        self.layer = config.layer
+        self.layer = absolute_layer(config, config.depth)
         self.stem = _stem(config.patch_size, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.num_heads, 3.0) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
@@ -52,7 +52,7 @@ class ScratchEncoder(nn.Module):
         dtype = self.norm.weight.dtype  # fp32 also under autocast: the residual stream stays exact
         x = rearrange(self.stem((pixel_values.float() / 255 - 0.5).to(dtype)), "b d h w -> b (h w) d").to(dtype)
         depth = len(self.blocks)
-        last = depth if self.layer == -1 else self.layer
+        last = depth if self.layer is None else self.layer
         if last > 0:
             x = x + sincos_positions(grid, self.width).to(x)
         keys = None if patch_mask is None else patch_mask.unsqueeze(1)

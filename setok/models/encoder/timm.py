@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from setok.config import EncoderConfig
 from setok.errors import ConfigError
-from setok.models.encoder.base import normalise, patch_grid, refuse_mask
-from setok.models.encoder.huggingface import absolute_layer, not_loadable
+from setok.models.encoder.base import absolute_layer, normalise, patch_grid, refuse_mask
+from setok.models.encoder.huggingface import not_loadable
 
 
 class TimmEncoder(nn.Module):
