@@ -137,6 +137,12 @@ def test_references_that_are_a_program_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_split_without_references_is_named(tmp_path: Path) -> None:
+    make_refer(tmp_path)
+    with pytest.raises(DataError, match=r"has no references of split 'testB'\n.*it has .*train"):
+        open_source(SourceConfig(kind="refcoco", path=str(tmp_path), split="testB")).check()
+
+
 def test_what_refer_misses_is_named(tmp_path: Path) -> None:
     make_refer(tmp_path)
     source = open_source(SourceConfig(kind="refcoco", path=str(tmp_path)))

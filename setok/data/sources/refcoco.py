@@ -113,6 +113,11 @@ class RefcocoSource(Source):
         refs = plain_pickle.load(self._refs_file)
         if not isinstance(refs, list):
             raise DataError(f"{self._refs_file} is no list of references", f"get it from {_ORIGIN}")
+        splits = sorted({str(ref["split"]) for ref in refs if isinstance(ref, dict) and "split" in ref})
+        if splits and self.config.split not in splits:
+            raise DataError(
+                f"{self._refs_file} has no references of split {self.config.split!r}", f"it has {', '.join(splits)}"
+            )
         pictures: dict[str, list[_Phrase]] = {}
         for number, ref in enumerate(refs):
             for phrase in self._phrases(ref, number):
