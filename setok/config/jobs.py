@@ -168,6 +168,11 @@ class TrainConfig(Job):
                 f"stage={self.stage} starts from {before} run, and checkpoint.init_from is empty",
                 "--set checkpoint.init_from=runs/NAME",
             )
+        if self.model.resize == "fit":
+            raise ConfigError(
+                f"model.resize=fit has no part in stage={self.stage}, which crops pictures to their centre square",
+                "set model.resize=crop; the weights of a tokenizer trained with fit are taken all the same",
+            )
         self._check_setokim(self.setokim)
 
     def _check_setokim(self, setokim: SetokimConfig) -> None:

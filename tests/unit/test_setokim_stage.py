@@ -166,6 +166,7 @@ def test_a_tokenizer_of_another_width_is_refused(words: Path, tokenizer_run: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"model__resize": "fit"}, r"model.resize=fit has no part in stage=pretrain(.|\n)*set model.resize=crop"),
         ({"stage": "tokenizer"}, r"setokim has no part in stage=tokenizer(.|\n)*set stage to pretrain or instruct"),
         ({"loss__contrast": 0.7}, r"loss has no part in stage=pretrain(.|\n)*leave the section loss out"),
         ({"setokim": None}, r"stage=pretrain needs the section setokim(.|\n)*--config pretrain"),
