@@ -9,6 +9,7 @@ its step and position, and the loop's iterator refuses any other than the expect
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ class DataSpec:
         )
 
 
-class Decoder:
+class Decoder(ABC):
     """Reads the rows of the stream at given positions; what they are made into, the subclasses say."""
 
     columns: tuple[str, ...]
@@ -189,8 +190,9 @@ class Decoder:
         columns = self._decoded(positions)
         return columns | {"position": positions, "global_step": positions // self.spec.global_batch_size}
 
+    @abstractmethod
     def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
-        raise NotImplementedError
+        """What the rows at these positions hold."""
 
     def _stored(self, source: Int32[np.ndarray, " n"], row: Int64[np.ndarray, " n"]) -> pa.Table:
         owners = [np.flatnonzero(source == index) for index in range(len(self.readers))]

@@ -10,6 +10,7 @@ LLaVA's own loader, what the model says before the person's first turn is left o
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -54,9 +55,9 @@ class ConversationSource(Source):
                 f"{self.name} has no split {config.split!r}", did_you_mean(config.split, [ANY_SPLIT, *self.splits])
             )
 
+    @abstractmethod
     def holds_captions(self, file: str) -> bool:
         """Whether the answers in this file describe their pictures, so that each is a caption."""
-        raise NotImplementedError
 
     @property
     def requirements(self) -> list[Requirement]:
