@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ray_jobs import benchmark_ingest, benchmark_tokenizer, launch
+from ray_jobs import launch
+from ray_jobs.benchmarks import ingest as benchmark_ingest
+from ray_jobs.benchmarks import tokenizer as benchmark_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:

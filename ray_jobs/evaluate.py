@@ -24,9 +24,10 @@ import pyarrow as pa
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ray_jobs import evaluation_files as files
-from ray_jobs import launch, setokim_evaluation
-from ray_jobs.evaluation_replica import Read, Replica, ReplicaTask
+from ray_jobs import launch
+from ray_jobs.evaluation import files
+from ray_jobs.evaluation import setokim as setokim_evaluation
+from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask
 from ray_jobs.scoring import command as scoring_command
 from setok import checkpoint
 from setok.config import EvaluateConfig, TokenizerConfig

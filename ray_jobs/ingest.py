@@ -21,13 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from ray_jobs import launch
-from ray_jobs.ingest_duplicates import KEY_BYTES, repeated
-from ray_jobs.ingest_finish import finish, judge, remove_leftovers, write_quarantine
-from ray_jobs.ingest_journal import Part, folders_of, heldout_folder, read_entry
-from ray_jobs.ingest_parts import drop_from_part, ingest_part, is_held_out, phrase_finder, plan_parts
-from ray_jobs.ingest_preview import write_preview
-from ray_jobs.ingest_tasks import Result, Ticker, duration, in_order
-from ray_jobs.ingest_validate import validate
+from ray_jobs.ingesting.duplicates import KEY_BYTES, repeated
+from ray_jobs.ingesting.finish import finish, judge, remove_leftovers, write_quarantine
+from ray_jobs.ingesting.journal import Part, folders_of, heldout_folder, read_entry
+from ray_jobs.ingesting.parts import drop_from_part, ingest_part, is_held_out, phrase_finder, plan_parts
+from ray_jobs.ingesting.preview import write_preview
+from ray_jobs.ingesting.tasks import Result, Ticker, duration, in_order
+from ray_jobs.ingesting.validate import validate
 from setok.config import IngestConfig
 from setok.data.schema import FORMAT_VERSION, MANIFEST, Manifest
 from setok.data.shards import ShardReader

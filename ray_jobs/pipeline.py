@@ -18,7 +18,7 @@ from ray_jobs import launch
 from ray_jobs.evaluate import evaluate, headlines
 from ray_jobs.ingest import dry_run as plan_ingest
 from ray_jobs.ingest import heldout_folder, ingest
-from ray_jobs.report import write_report
+from ray_jobs.reporting.page import write_report
 from ray_jobs.train import dry_run as plan_training
 from ray_jobs.train import train
 from setok import checkpoint

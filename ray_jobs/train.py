@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ray_jobs import failure, launch
+from ray_jobs import launch
 from ray_jobs.launch import console
 from ray_jobs.progress import ProgressView
+from ray_jobs.training import failure
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -96,9 +97,10 @@ def train_here(config: TrainConfig) -> None:
     """The loop in this process, without Ray."""
     import torch
 
-    from ray_jobs.batches import local_batches, packed_local_batches
-    from ray_jobs.loop import Batches, WorkerContext, train_loop
-    from ray_jobs.sequences import collate_of, packing_of
+    from ray_jobs.training.batches import local_batches, packed_local_batches
+    from ray_jobs.training.loop import train_loop
+    from ray_jobs.training.machine import Batches, WorkerContext
+    from ray_jobs.training.sequences import collate_of, packing_of
 
     if config.scaling.use_gpu and not torch.cuda.is_available():
         raise ConfigError(
@@ -129,8 +131,8 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from ray_jobs.dataset import training_data_config
-    from ray_jobs.worker import StopForGood, TrainingData, run_worker
+    from ray_jobs.training.dataset import training_data_config
+    from ray_jobs.training.worker import StopForGood, TrainingData, run_worker
 
     scaling = config.scaling
     everyone: list[Any] = [StopForGood(), *callbacks]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SetokError(Exception):
@@ -49,3 +50,23 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"choose one of: {', '.join(choices)}"
+
+
+def how_to_get(path: str, wanted: str, *, setting: str, hub_id: str | None = None) -> str:
+    """What to do where a Hugging Face model cannot be loaded.
+
+    Args:
+        path: a folder, or the hub id that a download would take.
+        wanted: what the folder must hold.
+        setting: what to set to it.
+        hub_id: the id on the hub, where ``path`` has another form.
+    """
+    if Path(path).exists():
+        return f"point {setting} to a folder with {wanted}"
+    parent = Path(path).parent
+    if path.startswith((".", "/", "~")) or (parent.name and parent.is_dir()):
+        return f"there is no such folder: set {setting} to one with {wanted}, or to a hub id"
+    return (
+        f"check the name; without a network, run `hf download {hub_id or path} --local-dir FOLDER` where there is one, and set"
+        f" {setting} to the folder"
+    )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_jobs.packs import PlannedSample
+from ray_jobs.training.packs import PlannedSample
 from setok.data.decode import Columns
 
 

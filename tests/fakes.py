@@ -104,7 +104,7 @@ def batch_of(indices: Sequence[int]) -> ImageTextBatch:
 
 
 class FakeBatches:
-    """What ``ray_jobs.batches.local_batches`` and ``worker_batches`` give: the plan is 0, 1, 2, …"""
+    """What ``ray_jobs.training.batches.local_batches`` and ``worker_batches`` give: the plan is 0, 1, 2, …"""
 
     def __init__(self, config: TrainConfig, *, rank: int, start_step: int) -> None:
         self.config, self.rank, self.step = config, rank, start_step

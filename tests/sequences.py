@@ -16,8 +16,9 @@ from torch import Tensor
 from setok.batch import SequenceBatch
 from setok.config import SetokimConfig, TokenizerConfig
 from setok.models.setokim import Setokim
-from setok.models.text_tokens import IMAGE_END, IMAGE_START, SEGMENT, add_special_tokens
+from setok.models.text_tokens import add_special_tokens
 from setok.models.tokenizer import SeTok
+from setok.vocabulary import IMAGE_END, IMAGE_START, SEGMENT
 
 SIZE = 32
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (240, 240, 240)}

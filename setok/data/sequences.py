@@ -29,9 +29,10 @@ from setok.data.prompts import (
     without_condition,
 )
 from setok.data.schema import Record
-from setok.data.text_tokenizer import IMAGE_END, IMAGE_START, SEGMENT, Before, TextTokenizer
+from setok.data.text_tokenizer import Before, TextTokenizer
 from setok.data.turns import SLACK, can_be_shuffled, shuffled
 from setok.errors import DataError
+from setok.vocabulary import IMAGE_END, IMAGE_START, SEGMENT
 
 UNTRAINED = -100
 """The label where nothing is to be learned."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from setok.data.text_tokenizer import ADDED_TOKENS, TextTokenizer, default_template
+from setok.data.text_tokenizer import TextTokenizer, default_template
 from setok.errors import ConfigError
+from setok.vocabulary import SPECIAL_TOKENS
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -18,8 +19,8 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     Raises:
         ConfigError: the tokenizer takes one of them for something else.
     """
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ADDED_TOKENS], special_tokens=True)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ADDED_TOKENS}
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS], special_tokens=True)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     for token, number in ids.items():
         if tokenizer(f"a{token}b", add_special_tokens=False).input_ids.count(number) != 1:
             raise ConfigError(f"the tokenizer does not keep {token!r} whole", "use a fast tokenizer of transformers")

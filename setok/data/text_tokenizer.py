@@ -18,10 +18,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from setok.errors import ConfigError, did_you_mean
-
-IMAGE_START, IMAGE_END, SEGMENT = "[Img]", "[/Img]", "[Seg]"
-"""Before and after the tokens of a picture, and where a mask is meant."""
-ADDED_TOKENS = (IMAGE_START, IMAGE_END, SEGMENT)
+from setok.vocabulary import SPECIAL_TOKENS
 
 Before = Literal["nothing", "token", "text"]
 """What stands before a text: it begins the sequence, or follows a special token, or goes on with a text."""
@@ -100,7 +97,7 @@ class TextTokenizer:
         found = self.special_tokens.get(text)
         if found is not None:
             return found.id
-        if text in ADDED_TOKENS:
+        if text in SPECIAL_TOKENS:
             raise ConfigError(
                 f"the tokenizer has no token {text!r}",
                 "add it with setok.data.special_tokens.add_special_tokens, and save the tokenizer",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from setok.config import ConceptConfig
-from setok.errors import CheckpointError
+from setok.errors import CheckpointError, how_to_get
 
 
 def phrase_id(phrase: str) -> int:
@@ -66,15 +65,10 @@ class HuggingFaceConceptEncoder(nn.Module):
             self.tokenizer = AutoTokenizer.from_pretrained(config.path)
             self.tower = AutoModel.from_pretrained(config.path).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
-            if Path(config.path).exists():
-                raise CheckpointError(
-                    f"concepts.path={config.path!r} holds no text tower that transformers can load: {error}",
-                    "point it to a SigLIP or CLIP folder with tokenizer files, or use concepts.kind=hash",
-                ) from error
+            wanted = "a SigLIP or CLIP model and its tokenizer files"
             raise CheckpointError(
-                f"concepts.path={config.path!r} is no local folder, and could not be had from the hub: {error}",
-                f"without a network, run `hf download {config.path} --local-dir FOLDER` where there is one and set concepts.path"
-                " (and model.encoder.path, if it is the same) to the folder; or use concepts.kind=hash",
+                f"concepts.path={config.path!r} gives no text tower that transformers can load: {error}",
+                f"{how_to_get(config.path, wanted, setting='concepts.path')}; or use concepts.kind=hash",
             ) from error
         if not hasattr(self.tower, "get_text_features"):
             raise CheckpointError(

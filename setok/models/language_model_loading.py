@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from setok.config import LanguageModelConfig, LoraConfig
-from setok.errors import CheckpointError, ConfigError
+from setok.errors import CheckpointError, ConfigError, how_to_get
 from setok.models.attention import register_with_transformers
 from setok.models.text_tokens import quiet_transformers
 
@@ -44,8 +44,11 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: int, *, pretrained:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"language_model.path={config.path!r} gives no causal language model: {error}",
-            "give a folder with config.json and weights, or a hub id, of a Llama, Vicuna, Qwen or Mistral model; without a"
-            f" network run `hf download {config.path} --local-dir FOLDER` where there is one",
+            how_to_get(
+                config.path or "",
+                "config.json and weights of a Llama, Vicuna, Qwen or Mistral model",
+                setting="setokim.language_model.path",
+            ),
         ) from error
 
 

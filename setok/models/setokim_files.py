@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from setok.config import SetokimConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.models import pretrained as tokenizer_files
-from setok.models.text_tokens import SPECIAL_TOKENS, quiet_transformers
+from setok.models.text_tokens import quiet_transformers
+from setok.vocabulary import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from setok.models.setokim import Setokim

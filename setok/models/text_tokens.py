@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from setok.errors import CheckpointError, ConfigError
-
-IMAGE_START, IMAGE_END, SEGMENT = SPECIAL_TOKENS = ("[Img]", "[/Img]", "[Seg]")
+from setok.errors import CheckpointError, ConfigError, how_to_get
+from setok.vocabulary import SPECIAL_TOKENS
 
 
 def load_text_tokenizer(path: str | Path) -> Any:
@@ -26,8 +25,7 @@ def load_text_tokenizer(path: str | Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"no text tokenizer can be loaded from {str(path)!r}: {error}",
-            "give a folder with tokenizer.json, or a hub id; without a network run"
-            f" `hf download {path} --local-dir FOLDER` where there is one",
+            how_to_get(str(path), "tokenizer.json", setting="the text tokenizer"),
         ) from error
     return add_special_tokens(tokenizer)
 

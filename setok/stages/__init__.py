@@ -1,7 +1,7 @@
 """A stage knows the science of one training run: which modules learn, what a batch must know of the others, and the loss.
 
-The loop (ray_jobs/loop.py) knows the machine: it calls ``prepare`` on all micro-batches of a step, then gives each active
-module its turn over them.
+The loop (ray_jobs/training/loop.py) knows the machine: it calls ``prepare`` on all micro-batches of a step, then gives
+each active module its turn over them.
 """
 
 from __future__ import annotations

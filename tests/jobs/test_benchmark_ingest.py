@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ray_jobs import benchmark, benchmark_ingest
+from ray_jobs import benchmark
+from ray_jobs.benchmarks import ingest as benchmark_ingest
 from setok.data.images import decode_and_resize, decode_image
 from setok.errors import ConfigError
 

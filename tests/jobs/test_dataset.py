@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_jobs.batches import TrainingBatches, local_batches, worker_batches
-from ray_jobs.dataset import MAX_BLOCK_BYTES, DataSpec, ImageDecoder, check_block_size, setok_error, training_dataset
+from ray_jobs.training.batches import TrainingBatches, local_batches, worker_batches
+from ray_jobs.training.dataset import (
+    MAX_BLOCK_BYTES,
+    DataSpec,
+    ImageDecoder,
+    check_block_size,
+    setok_error,
+    training_dataset,
+)
 from setok.batch import ImageTextBatch
 from setok.config import TrainConfig, build
 from setok.data.collate import rows_to_batch

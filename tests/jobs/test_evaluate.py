@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ray_jobs import evaluation_files as files
 from ray_jobs.evaluate import concept_vocabulary, evaluate
-from ray_jobs.report import write_report
+from ray_jobs.evaluation import files
+from ray_jobs.reporting.page import write_report
 from setok import checkpoint
 from setok.config import EvaluateConfig, TrainConfig, build
 from setok.data.schema import EncodedImage, Manifest, Record, Segment

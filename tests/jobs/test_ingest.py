@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_jobs.batches import local_batches
 from ray_jobs.ingest import heldout_folder, ingest, is_held_out
-from ray_jobs.ingest_journal import JOURNAL
-from ray_jobs.ingest_parts import ingest_part, plan_parts
-from ray_jobs.ingest_validate import validate
+from ray_jobs.ingesting.journal import JOURNAL
+from ray_jobs.ingesting.parts import ingest_part, plan_parts
+from ray_jobs.ingesting.validate import validate
+from ray_jobs.training.batches import local_batches
 from setok.config import IngestConfig, build
 from setok.data.images import decode_image
 from setok.data.schema import ARROW_SCHEMA, MANIFEST, Manifest, Record

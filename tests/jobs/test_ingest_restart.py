@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from ray_jobs.ingest import ingest
-from ray_jobs.ingest_journal import JOURNAL, Entry
+from ray_jobs.ingesting.journal import JOURNAL, Entry
 from setok.config import IngestConfig, build
 from setok.data.schema import MANIFEST
 

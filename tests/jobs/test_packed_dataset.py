@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs.batches import TrainingBatches, packed_local_batches, packed_worker_batches
-from ray_jobs.dataset import training_dataset
-from ray_jobs.packs import Packing
+from ray_jobs.training.batches import TrainingBatches, packed_local_batches, packed_worker_batches
+from ray_jobs.training.dataset import training_dataset
+from ray_jobs.training.packs import Packing
 from setok.config import AugmentConfig, TrainConfig, build
 from setok.data.lengths import measured_lengths
 from setok.data.packed_plan import PackedPlan

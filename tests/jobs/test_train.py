@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from ray_jobs.evaluate import evaluate
-from ray_jobs.evaluation_files import read_pictures
+from ray_jobs.evaluation.files import read_pictures
 from ray_jobs.ingest import ingest
-from ray_jobs.tracking import read_metrics
 from ray_jobs.train import train
+from ray_jobs.training.tracking import read_metrics
 from setok import checkpoint
 from setok.config import EvaluateConfig, IngestConfig, TrainConfig, build
 from setok.errors import CheckpointError, ConfigError, DataError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ray_jobs.tracking import read_metrics
 from ray_jobs.train import dry_run, train
+from ray_jobs.training.tracking import read_metrics
 from setok import checkpoint
 from setok.config import TrainConfig, build
 from setok.data.word_tokenizer import build_word_tokenizer, texts_of_set

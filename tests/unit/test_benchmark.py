@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs import benchmark, benchmark_tokenizer
-from ray_jobs.benchmark_loop import tokens_by_loops
+from ray_jobs import benchmark
+from ray_jobs.benchmarks import tokenizer as benchmark_tokenizer
+from ray_jobs.benchmarks.loop import tokens_by_loops
 from setok.config import ClusteringConfig, MergerConfig
 from setok.errors import ConfigError, TrainingError
 from setok.models.merger import TokenMerger

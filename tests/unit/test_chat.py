@@ -17,8 +17,9 @@ from setok.data.chat_templates import BUILT_IN
 from setok.data.schema import Record, Turn
 from setok.data.sequences import SequenceBuilder, TokenSequence
 from setok.data.special_tokens import add_special_tokens, text_tokenizer
-from setok.data.text_tokenizer import ADDED_TOKENS, TextTokenizer
+from setok.data.text_tokenizer import TextTokenizer
 from setok.errors import ConfigError, DataError
+from setok.vocabulary import SPECIAL_TOKENS
 from tests.text_tokenizers import CHAT_TOKENS, KINDS, SPECIAL, tokenizer_of, wrap
 
 PUBLISHED = {
@@ -84,7 +85,7 @@ THINKING = (  # as Qwen 3: the last answer, and no other, begins with an empty t
 )
 
 ASCII = st.text(st.sampled_from([*map(chr, range(32, 127)), "\n"]), max_size=30)
-TEXT = st.one_of(ASCII, st.lists(st.sampled_from([*SPECIAL, *ADDED_TOKENS, "It is", " a dog", "\n"])).map("".join))
+TEXT = st.one_of(ASCII, st.lists(st.sampled_from([*SPECIAL, *SPECIAL_TOKENS, "It is", " a dog", "\n"])).map("".join))
 ANSWER = TEXT.map(lambda text: text.replace("<image>", "<picture>").replace("<mask>", "<region>").strip() or "yes")
 CONVERSATION = st.lists(st.tuples(ANSWER, ANSWER), min_size=1, max_size=3)
 
@@ -129,7 +130,7 @@ def test_exactly_the_answers_and_their_ends_are_trained(kind: str, template: str
     assert trained_text(kind, sequence) == "".join(before + answer + after for _, answer in pairs)
     learned = sequence.labels >= 0
     assert (sequence.labels[learned] == sequence.input_ids[learned]).all()
-    forms = [build.tokenizer.special_id(token) for token in (*ADDED_TOKENS, "<image>")]
+    forms = [build.tokenizer.special_id(token) for token in (*SPECIAL_TOKENS, "<image>")]
     assert not set(sequence.input_ids.tolist()) & set(forms)
     ends = build.tokenizer.special_id(after.strip())
     assert (sequence.labels == ends).sum() == len(pairs)
@@ -384,7 +385,7 @@ def test_special_tokens_are_added_once() -> None:
 
 def _without_pictures() -> str:
     definition = json.loads(text_tokenizer(tokenizer_of("gpt2")).definition)
-    definition["added_tokens"] = [one for one in definition["added_tokens"] if one["content"] not in ADDED_TOKENS]
+    definition["added_tokens"] = [one for one in definition["added_tokens"] if one["content"] not in SPECIAL_TOKENS]
     return json.dumps(definition)
 
 

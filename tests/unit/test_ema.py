@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs import loop
-from ray_jobs.evaluation_replica import Replica, ReplicaTask
-from ray_jobs.loop import WorkerContext, train_loop
+from ray_jobs.evaluation.replica import Replica, ReplicaTask
+from ray_jobs.training import loop
+from ray_jobs.training.loop import train_loop
+from ray_jobs.training.machine import WorkerContext
 from setok import checkpoint
 from setok.checkpoint import TrainerState
 from setok.config import TrainConfig, build

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ray_jobs.engine import TorchEngine, build_engine
+from ray_jobs.training.engine import TorchEngine, build_engine
 from setok.errors import CheckpointError, TrainingError
 from tests.fakes import FakeStage, batch_of, build_stage, train_config, train_steps
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.ingest_duplicates import record_key, repeated
+from ray_jobs.ingesting.duplicates import record_key, repeated
 from setok.data.schema import EncodedImage, Mask, Record, Turn
 
 RECORD = Record(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_jobs import ingest_parts
 from ray_jobs.ingest import dry_run
-from ray_jobs.ingest_finish import finish
-from ray_jobs.ingest_journal import JOURNAL, Entry, folders_of, read_entry
-from ray_jobs.ingest_parts import FolderWriter, drop_from_part, ingest_part, plan_parts
+from ray_jobs.ingesting import parts as ingest_parts
+from ray_jobs.ingesting.finish import finish
+from ray_jobs.ingesting.journal import JOURNAL, Entry, folders_of, read_entry
+from ray_jobs.ingesting.parts import FolderWriter, drop_from_part, ingest_part, plan_parts
 from setok.config import IngestConfig, build
 from setok.data.schema import EncodedImage, Record
 from setok.data.shards import read_records

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_jobs.ingest_preview import draw_card, write_preview
+from ray_jobs.ingesting.preview import draw_card, write_preview
 from setok.config import IngestConfig, build
 from setok.data import rle
 from setok.data.schema import TASKS, Box, EncodedImage, Mask, Record, Turn

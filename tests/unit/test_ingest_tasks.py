@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ray_jobs import ingest_tasks
-from ray_jobs.ingest_tasks import Ticker, duration
+from ray_jobs.ingesting import tasks as ingest_tasks
+from ray_jobs.ingesting.tasks import Ticker, duration
 
 
 class Clock:

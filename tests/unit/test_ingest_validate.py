@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ray_jobs.ingest_validate import shard_problems
+from ray_jobs.ingesting.validate import shard_problems
 from setok.data.schema import ARROW_SCHEMA, EncodedImage, Mask, Record, Shard, Turn
 from setok.data.shards import write_shard
 from setok.data.storage import Storage

@@ -15,7 +15,8 @@ from setok.config import LanguageModelConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.models import language_model_loading as module
 from setok.models.language_model import LanguageModel
-from setok.models.text_tokens import SPECIAL_TOKENS, add_special_tokens, load_text_tokenizer, special_ids
+from setok.models.text_tokens import add_special_tokens, load_text_tokenizer, special_ids
+from setok.vocabulary import SPECIAL_TOKENS
 from tests.sequences import text_tokenizer
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "num_heads": 4, "max_positions": 64}

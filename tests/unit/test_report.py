@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs import charts
-from ray_jobs import evaluation_files as files
-from ray_jobs.report import render, write_report
-from ray_jobs.report_data import Curve, EvaluationReport, ReportData, StageReport, duration, load_report_data
-from ray_jobs.report_gallery import token_map_svg
-from ray_jobs.report_rows import ALONE, COMPARED, show
+from ray_jobs.evaluation import files
+from ray_jobs.reporting import charts
+from ray_jobs.reporting.data import Curve, EvaluationReport, ReportData, StageReport, duration, load_report_data
+from ray_jobs.reporting.gallery import token_map_svg
+from ray_jobs.reporting.page import render, write_report
+from ray_jobs.reporting.rows import ALONE, COMPARED, show
 from setok.config import EvaluateConfig
 from setok.errors import DataError
 

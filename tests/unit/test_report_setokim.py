@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs import report_setokim as page
-from ray_jobs.report import ReportData, load_report_data, render
-from ray_jobs.report_setokim import TASKS, SetokimReport
-from ray_jobs.setokim_evaluation import questions_in
-from ray_jobs.setokim_files import ANSWERS, EXAMPLES, read_examples, write_lines
-from ray_jobs.setokim_replica import lit, png
+from ray_jobs.evaluation.setokim import questions_in
+from ray_jobs.evaluation.setokim_files import ANSWERS, EXAMPLES, read_examples, write_lines
+from ray_jobs.evaluation.setokim_replica import lit, png
+from ray_jobs.reporting import setokim as page
+from ray_jobs.reporting.page import ReportData, load_report_data, render
+from ray_jobs.reporting.setokim import TASKS, SetokimReport
 
 VQA = {"accuracy": 0.61, "by_question": 0.31, "blind": 0.28, "constant": 0.25, "num": 40}
 METRICS: dict[str, Any] = {

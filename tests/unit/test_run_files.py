@@ -11,9 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from ray_jobs import failure
 from ray_jobs.progress import Progress, ProgressView, read_progress, write_progress
-from ray_jobs.tracking import JsonLines, picture_of, read_metrics
+from ray_jobs.training import failure
+from ray_jobs.training.tracking import JsonLines, picture_of, read_metrics
 from setok.batch import LossOutput
 from setok.drawing import PALETTE, image_grid, token_map
 from setok.errors import DataError, TrainingError

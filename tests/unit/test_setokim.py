@@ -241,7 +241,7 @@ def test_a_model_without_mask_decoder() -> None:
 
 
 def test_what_is_returned_can_be_seen_by_deepspeed(model: Setokim) -> None:
-    """Tensors with gradients lie in fields of the dataclass, where ray_jobs.engine looks for them."""
+    """Tensors with gradients lie in fields of the dataclass, where ray_jobs.training.engine looks for them."""
     output = model(batch_of(model, [samples()]), noise_key="k")
     assert {f.name for f in fields(output) if getattr(getattr(output, f.name), "requires_grad", False)} == set(LOSSES)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ray_jobs.batches import packed_local_batches
-from ray_jobs.sequences import collate_of, packing_of
+from ray_jobs.training.batches import packed_local_batches
+from ray_jobs.training.sequences import collate_of, packing_of
 from setok import checkpoint
 from setok.batch import ImageTextBatch
 from setok.config import TrainConfig, build

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from setok.config import EncoderConfig
-from setok.errors import CheckpointError
+from setok.errors import CheckpointError, how_to_get
 from setok.models.encoder.base import absolute_layer, normalise, patch_grid, refuse_mask
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -185,8 +185,7 @@ def not_loadable(path: str, error: Exception, *, hub_id: str | None = None) -> C
         )
     return CheckpointError(
         f"encoder.path={path!r} is no local folder, and could not be had from the hub: {error}",
-        f"check the name; without a network, run `hf download {hub_id or path} --local-dir FOLDER` where there is one and set"
-        " encoder.path to the local path",
+        how_to_get(path, "a vision tower", setting="encoder.path", hub_id=hub_id),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, Int64
 
-from ray_jobs.packs import PackBuilder, Packing, build_packs, count_packs, packed_plan
+from ray_jobs.training.packs import PackBuilder, Packing, build_packs, count_packs, packed_plan
 from setok.config import AugmentConfig, TrainConfig
 from setok.data.augment import Augmenter
 from setok.data.decode import STORED_COLUMNS, Columns, decode_rows

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from ray_jobs.charts import line_chart
-from ray_jobs.report_data import Curve, EvaluationReport, Facts, ReportData, StageReport, duration
-from ray_jobs.report_rows import is_known
+from ray_jobs.reporting.charts import line_chart
+from ray_jobs.reporting.data import Curve, EvaluationReport, Facts, ReportData, StageReport, duration
+from ray_jobs.reporting.rows import is_known
 
 _CURVES = (
     ("train/loss", "Loss", "weighted sum of all terms"),

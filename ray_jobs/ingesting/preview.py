@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from ray_jobs.ingest_parts import prepared_records
+from ray_jobs.ingesting.parts import prepared_records
 from setok.config import IngestConfig
 from setok.data import rle
 from setok.data.images import decode_image

@@ -21,9 +21,9 @@ import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs import launch
-from ray_jobs.evaluation_files import METRICS
-from ray_jobs.setokim_files import ANSWERS, EXAMPLES, write_lines
-from ray_jobs.setokim_replica import EXAMPLE, ROW, SetokimReplica, SetokimTask
+from ray_jobs.evaluation.files import METRICS
+from ray_jobs.evaluation.setokim_files import ANSWERS, EXAMPLES, write_lines
+from ray_jobs.evaluation.setokim_replica import EXAMPLE, ROW, SetokimReplica, SetokimTask
 from setok.config import EvaluateConfig
 from setok.data.images import mask_map
 from setok.data.schema import Record

@@ -12,8 +12,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ray_jobs.ingest_duplicates import record_key
-from ray_jobs.ingest_journal import Content, Entry, Part, finished_entry, folders_of, read_entry, write_entry
+from ray_jobs.ingesting.duplicates import record_key
+from ray_jobs.ingesting.journal import Content, Entry, Part, finished_entry, folders_of, read_entry, write_entry
 from setok.config import IngestConfig, SourceConfig
 from setok.data.concepts import PhraseFinder, phrases_found_by
 from setok.data.images import configure_opencv

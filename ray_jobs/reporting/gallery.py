@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from ray_jobs.evaluation_files import BEST, RANDOM, WORST, Picture
+from ray_jobs.evaluation.files import BEST, RANDOM, WORST, Picture
 from setok.drawing import PALETTE
 
 _SMALL = 128

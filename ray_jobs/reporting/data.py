@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from ray_jobs import evaluation_files as files
-from ray_jobs.evaluation_files import Picture
-from ray_jobs.report_setokim import SetokimReport
-from ray_jobs.setokim_files import ANSWERS, read_examples
-from ray_jobs.tracking import read_metrics
+from ray_jobs.evaluation import files
+from ray_jobs.evaluation.files import Picture
+from ray_jobs.evaluation.setokim_files import ANSWERS, read_examples
+from ray_jobs.reporting.setokim import SetokimReport
+from ray_jobs.training.tracking import read_metrics
 from setok.errors import DataError
 
 _TRAINING = "metrics.jsonl"

@@ -7,18 +7,18 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import report_setokim as setokim
-from ray_jobs.charts import Bar, bar_chart, bubble_chart, histogram
-from ray_jobs.report_data import (
+from ray_jobs.reporting import setokim
+from ray_jobs.reporting.charts import Bar, bar_chart, bubble_chart, histogram
+from ray_jobs.reporting.data import (
     EvaluationReport,
     ReportData,
     StageReport,
     load_report_data,
 )
-from ray_jobs.report_gallery import gallery
-from ray_jobs.report_rows import ALONE, COMPARED, REFERENCES, Reference, Row, is_known, name_of, of_reference, show
-from ray_jobs.report_run import training, what_ran
-from ray_jobs.report_style import STYLE
+from ray_jobs.reporting.gallery import gallery
+from ray_jobs.reporting.rows import ALONE, COMPARED, REFERENCES, Reference, Row, is_known, name_of, of_reference, show
+from ray_jobs.reporting.run import training, what_ran
+from ray_jobs.reporting.style import STYLE
 
 __all__ = ["EvaluationReport", "ReportData", "StageReport", "load_report_data", "render", "write_report"]
 
@@ -68,7 +68,8 @@ def render(data: ReportData) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
         f"<title>{escape(data.title)}</title><style>{STYLE}{setokim.STYLE if data.setokim else ''}</style></head><body>"
         f"<main>{''.join(sections)}"
-        "<footer>Made by ray_jobs.report. The page holds everything it shows and loads nothing.</footer></main></body></html>\n"
+        "<footer>Made by ray_jobs.reporting. The page holds everything it shows and loads nothing.</footer>"
+        "</main></body></html>\n"
     )
 
 

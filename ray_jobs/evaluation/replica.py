@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_jobs import evaluation_files as files
+from ray_jobs.evaluation import files
 from setok.batch import ImageTextBatch, VisualTokens
 from setok.config import ClusteringConfig
 from setok.data.collate import decode_rows, rows_to_batch

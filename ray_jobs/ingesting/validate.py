@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_jobs import launch
-from ray_jobs.ingest_tasks import Result, Ticker, in_order
+from ray_jobs.ingesting.tasks import Result, Ticker, in_order
 from setok.data import rle
 from setok.data.images import MAX_PIXELS, configure_opencv, decode_image
 from setok.data.prepare import check_text

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from ray_jobs.charts import Bar, bar_chart
-from ray_jobs.report_rows import Row, is_known, show
+from ray_jobs.reporting.charts import Bar, bar_chart
+from ray_jobs.reporting.rows import Row, is_known, show
 
 Metrics = Mapping[str, Any]
 
@@ -20,7 +20,7 @@ class SetokimReport:
     label: str
     metrics: Metrics
     examples: tuple[Mapping[str, Any], ...] = field(default=())
-    """As ``ray_jobs.setokim_evaluation`` writes them; pictures are PNG in base64."""
+    """As ``ray_jobs.evaluation.setokim`` writes them; pictures are PNG in base64."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from ray_jobs.dataset import DataSpec, open_decoder, setok_error
-from ray_jobs.packs import Packing
+from ray_jobs.training.dataset import DataSpec, open_decoder, setok_error
+from ray_jobs.training.packs import Packing
 from setok.config import TrainConfig
 from setok.data.decode import Columns
 from setok.errors import DataError, TrainingError
@@ -35,7 +35,7 @@ class TrainingBatches(Generic[Batch]):
     Each step is a list of ``gradient_accumulation_steps`` micro-batches.
 
     Args:
-        columns: micro-batches of this rank in order, as the decoders of ``ray_jobs.dataset`` make them.
+        columns: micro-batches of this rank in order, as the decoders of ``ray_jobs.training.dataset`` make them.
         collate: makes a batch of such columns.
     """
 

@@ -194,7 +194,7 @@ def build_engine(
     if dist.is_available() and dist.is_initialized() and config.scaling.engine == "deepspeed":
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        from ray_jobs.engine_deepspeed import DeepSpeedEngine  # it stands on this module
+        from ray_jobs.training.engine_deepspeed import DeepSpeedEngine  # it stands on this module
 
         # The other modules are small, and the model's turn goes through them (adversarial loss, twice where it is adaptive),
         # outside of their own engine: their weights stay whole.

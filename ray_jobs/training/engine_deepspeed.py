@@ -15,7 +15,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ray_jobs.engine import BUCKET_ELEMENTS, COUNTER, Engine, clip_gradients, load_plain_state, plain_state, this_rank
+from ray_jobs.training.engine import (
+    BUCKET_ELEMENTS,
+    COUNTER,
+    Engine,
+    clip_gradients,
+    load_plain_state,
+    plain_state,
+    this_rank,
+)
 from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import copy_weights
 from setok.collectives import world_size

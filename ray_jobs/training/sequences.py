@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.packs import Packing
+from ray_jobs.training.packs import Packing
 from setok.config import TrainConfig
 from setok.data.lengths import measured_lengths
 from setok.data.packer import PackerSpec
-from setok.data.text_tokenizer import IMAGE_START, TextTokenizer
+from setok.data.text_tokenizer import TextTokenizer
+from setok.vocabulary import IMAGE_START
 
 if TYPE_CHECKING:
     from setok.batch import SequenceBatch

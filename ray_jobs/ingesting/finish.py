@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from ray_jobs.ingest_journal import JOURNAL, Content, Part, folders_of, read_entry
+from ray_jobs.ingesting.journal import JOURNAL, Content, Part, folders_of, read_entry
 from setok.config import IngestConfig
 from setok.data.schema import Manifest
 from setok.data.storage import Storage

@@ -13,9 +13,10 @@ import torch
 from ray.data import Dataset
 from ray.train import UserCallback
 
-from ray_jobs import failure
 from ray_jobs.launch import setup_logging
-from ray_jobs.loop import Batches, WorkerContext, train_loop
+from ray_jobs.training import failure
+from ray_jobs.training.loop import train_loop
+from ray_jobs.training.machine import Batches, WorkerContext
 from setok import checkpoint
 from setok.config import TrainConfig
 
@@ -26,8 +27,8 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     """Train as one rank of a Ray Train worker group; ``settings`` has the one key ``config``."""
     from ray.train.torch import get_device
 
-    from ray_jobs.batches import packed_worker_batches, worker_batches
-    from ray_jobs.sequences import collate_of
+    from ray_jobs.training.batches import packed_worker_batches, worker_batches
+    from ray_jobs.training.sequences import collate_of
 
     config = settings["config"]
     setup_logging()
@@ -62,8 +63,8 @@ class TrainingData:
         self._config = config
 
     def __call__(self) -> Dataset:
-        from ray_jobs.dataset import training_dataset
-        from ray_jobs.sequences import packing_of
+        from ray_jobs.training.dataset import training_dataset
+        from ray_jobs.training.sequences import packing_of
 
         found = checkpoint.newest_good(self._config.run_dir)
         start_step = checkpoint.step_of(found) if found else 0

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ray_jobs import launch
-from ray_jobs.benchmark_loop import tokens_by_loops
+from ray_jobs.benchmarks.loop import tokens_by_loops
 from setok.config import TokenizerConfig, TrainConfig, load_config
 from setok.errors import ConfigError, TrainingError
 from setok.models.encoder import ScratchEncoder

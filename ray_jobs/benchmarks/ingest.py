@@ -30,9 +30,9 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from ray_jobs import launch
-from ray_jobs.batches import worker_batches
-from ray_jobs.benchmark_files import write_figures
-from ray_jobs.dataset import training_dataset
+from ray_jobs.benchmarks.files import write_figures
+from ray_jobs.training.batches import worker_batches
+from ray_jobs.training.dataset import training_dataset
 from setok.config import TrainConfig, build
 from setok.data.images import configure_opencv
 from setok.data.plan import WINDOW, Plan

@@ -1,0 +1,1 @@
+"""What `ray_jobs.benchmark` measures."""

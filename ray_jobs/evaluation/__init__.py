@@ -1,0 +1,1 @@
+"""What evaluates a checkpoint: replicas, their figures, and the files they leave."""

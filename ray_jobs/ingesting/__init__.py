@@ -1,0 +1,1 @@
+"""The parts of an ingest: tasks, journal, finish, preview, validation."""

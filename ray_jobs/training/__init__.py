@@ -1,0 +1,1 @@
+"""What a training job is made of: the loop, the engines, the data as workers read it, and what tells how it went."""

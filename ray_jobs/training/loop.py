@@ -1,0 +1,160 @@
+"""The training loop: what every worker does, on a cluster and in a single process alike.
+
+The loop knows the machine (ranks, devices, checkpoints, logs); the stage knows the science.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ray_jobs.training.engine import Engine, build_engine
+from ray_jobs.training.machine import WorkerContext
+from ray_jobs.training.run_log import RunLog
+from ray_jobs.training.saving import is_due, save
+from setok import checkpoint
+from setok.batch import Batch, LossOutput, StepContext
+from setok.checkpoint import OptimizerState, TrainerState
+from setok.collectives import all_reduce_sum
+from setok.config import TrainConfig
+from setok.ema import WeightAverage
+from setok.errors import CheckpointError, DataError, TrainingError
+from setok.optim import learning_rate_factor
+from setok.stages import Stage, build_stage, load_initial_weights
+
+
+def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
+    """Train from the run's newest good checkpoint, if there is one, to the end.
+
+    Raises:
+        TrainingError: loss or gradient is not finite, or memory is exhausted.
+        DataError: the data ends early or too much of it is bad.
+        CheckpointError: the checkpoint is of another model, or cannot be written.
+    """
+    set_up_process(config, worker)
+    start = agree_on_start(config, worker)
+    state = checkpoint.read_state(start) if start else TrainerState(step=0, samples=0, world_size=worker.world_size)
+    stage, engines = build(config, worker, start)
+    average = build_average(config, worker, engines, start)
+    batches = worker.batches(state.step)
+    fetch = iter(batches)
+    with RunLog(config, worker, state) as log:
+        for step in range(state.step, config.train.steps):
+            seed_step(config.seed, step, worker.rank)
+            micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
+            check_number(micro_batches, config, step)
+            with engines["model"].whole(stage.prepares_with):
+                contexts = stage.prepare(micro_batches, step=step)
+            factor = learning_rate_factor(step, config)
+            outputs: dict[str, list[LossOutput]] = {}
+            norms: dict[str, float] = {}
+            for name, engine in engines.items():
+                if stage.is_active(name, step):
+                    outputs[name] = take_turn(engine, micro_batches, contexts)
+                    norms[name] = engine.step(factor, step=step)
+            if average is not None:
+                average.update(step)
+            done = step + 1
+            state = TrainerState(
+                step=done,
+                samples=done * config.train.global_batch_size,
+                world_size=worker.world_size,
+                counters={"train_seconds": log.train_seconds},
+            )
+            log.step(done, engines, outputs, norms, factor, batches)
+            if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
+                log.picture(done, micro_batches, outputs)
+            if is_due(config, done):
+                log.phase("saving", done)
+                save(config, worker, engines, state, average)
+
+
+def take_turn(engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext]) -> list[LossOutput]:
+    """Forward and backward over all micro-batches of a step."""
+    outputs = []
+    try:
+        for batch, context in zip(micro_batches, contexts, strict=True):
+            output = engine(batch, context)
+            engine.backward(output.loss)
+            outputs.append(output)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device has not enough memory for a micro-batch of {len(micro_batches[0])} images: {error}",
+            "lower train.micro_batch_size, raise deepspeed.zero_stage, or set train.precision=bf16",
+        ) from error
+    return outputs
+
+
+# ---------------------------------------------------------------- start
+
+
+def set_up_process(config: TrainConfig, worker: WorkerContext) -> None:
+    """Threads, determinism and seed of this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(config.train.threads_per_worker or max(1, cores // worker.local_world_size))
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(config.seed)  # the same on all ranks: they must start from the same weights
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make whatever is random in a step a function of seed, step and rank, so that a resumed step repeats itself."""
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+
+
+def agree_on_start(config: TrainConfig, worker: WorkerContext) -> Path | None:
+    """The checkpoint to go on from, found by rank 0 for all."""
+    found = checkpoint.newest_good(config.run_dir) if worker.is_main else None
+    step = int(all_reduce_sum(torch.tensor(checkpoint.step_of(found) if found else 0, device=worker.device)))
+    if not step:
+        return None
+    path = checkpoint.folder_of(config.run_dir, step)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"rank {worker.rank} does not see {path}, which rank 0 found",
+            "set output_dir to storage that all nodes share",
+        )
+    return path
+
+
+def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tuple[Stage, dict[str, Engine]]:
+    """The stage and an engine for each of its modules, with weights and optimizer state of ``start``."""
+    stage = build_stage(config)
+    source = start or (checkpoint.resolve(config.checkpoint.init_from) if config.checkpoint.init_from else None)
+    engines = {}
+    for name, module in stage.modules.items():
+        if source is not None and (start or checkpoint.holds(source, name)):
+            load = checkpoint.load_model if start else load_initial_weights
+            load(source, module, name)
+        module.to(worker.device).train()
+    for name, module in stage.modules.items():
+        engines[name] = build_engine(name, module, stage.optimizer(name), config, worker.device)
+        if start is not None:
+            engines[name].load_state(OptimizerState(start, name))
+    return stage, engines
+
+
+def build_average(
+    config: TrainConfig, worker: WorkerContext, engines: Mapping[str, Engine], start: Path | None
+) -> WeightAverage | None:
+    """The running average of the model's weights as of ``start``, on the rank that writes it."""
+    if not (config.train.ema_decay and worker.is_main):
+        return None
+    average = WeightAverage(engines["model"].trainable, config.train.ema_decay)
+    if start is not None and (state := checkpoint.read_average(start, "model")):
+        average.load(state)
+    return average
+
+
+def check_number(micro_batches: Sequence[Batch], config: TrainConfig, step: int) -> None:
+    """Refuse a step that has not the number of micro-batches that all ranks count on."""
+    if len(micro_batches) != config.gradient_accumulation_steps:
+        raise DataError(
+            f"the data gave {len(micro_batches)} instead of {config.gradient_accumulation_steps} micro-batches for step "
+            f"{step} of {config.train.steps}",
+            "the plan covers the whole run, so this is a fault of the data pipeline: see the logs of its workers",
+        )

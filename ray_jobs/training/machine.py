@@ -1,0 +1,47 @@
+"""The machine as one rank of a run sees it: its place among the ranks, its device, its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from setok.batch import Batch
+
+
+class Batches(Iterable[Sequence[Batch]], Protocol):
+    """One rank's data: for every optimizer step a list of micro-batches."""
+
+    wait_seconds: float
+    """Time that the reader of this has spent waiting so far."""
+    num_bad: int
+    """Samples so far that could not be decoded and were masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """The machine as one rank sees it."""
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    """Ranks on this node."""
+    device: torch.device
+    batches: Callable[[int], Batches]
+    """The data from an optimizer step on."""
+    report: Callable[[dict[str, float]], None]
+    """Tell Ray about the metrics; called on all ranks at the same steps."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes what is written once."""
+        return self.rank == 0
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,135 @@
+"""What a run says of itself: numbers, pictures and progress, summed over ranks and written by rank 0."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ray_jobs.progress import Progress, write_progress
+from ray_jobs.training.engine import Engine
+from ray_jobs.training.machine import Batches, WorkerContext
+from ray_jobs.training.tracking import Tracker, open_trackers, picture_of
+from setok.batch import Batch, LossOutput
+from setok.checkpoint import TrainerState
+from setok.collectives import all_reduce_sum
+from setok.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.5
+LOG_LINE_SECONDS = 60.0
+
+
+class RunLog:
+    """Numbers, pictures and progress of a run. All ranks call it, since sums go over ranks; rank 0 writes."""
+
+    def __init__(self, config: TrainConfig, worker: WorkerContext, state: TrainerState) -> None:
+        self._config, self._worker = config, worker
+        self._start = state.step
+        self._trackers: list[Tracker] = []
+        self._before = state.counters.get("train_seconds", 0.0)
+        self._began = self._window_began = time.perf_counter()
+        self._window_step, self._window_wait = state.step, 0.0
+        self._shown = self._said = 0.0
+        self._latest: dict[str, float] = {}
+
+    def __enter__(self) -> RunLog:
+        if self._worker.is_main:
+            self._trackers = open_trackers(self._config, self._config.run_dir, self._start)
+            self.phase("starting", self._start)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+        if kind is None:
+            self.phase("done", self._config.train.steps)
+
+    @property
+    def train_seconds(self) -> float:
+        """Time spent in the loop, over restarts."""
+        return self._before + time.perf_counter() - self._began
+
+    def step(
+        self,
+        done: int,
+        engines: Mapping[str, Engine],
+        outputs: Mapping[str, list[LossOutput]],
+        norms: Mapping[str, float],
+        factor: float,
+        batches: Batches,
+    ) -> None:
+        """Take note of a finished step, and log it if it is its turn."""
+        self._latest["loss"] = engines["model"].loss
+        if done % self._config.train.log_every == 0 or done == self._config.train.steps:
+            metrics = self._timings(done, batches) | {"train/learning_rate": self._config.optim.learning_rate * factor}
+            for name in outputs:
+                suffix = "" if name == "model" else f"{name}_"
+                metrics |= {f"train/{suffix}loss": engines[name].loss, f"train/{suffix}grad_norm": norms[name]}
+                metrics |= {f"train/{part}": value for part, value in _global_parts(outputs[name]).items()}
+            bad = torch.tensor(float(batches.num_bad), device=self._worker.device)
+            metrics["data/bad_samples"] = float(all_reduce_sum(bad))
+            for tracker in self._trackers:
+                tracker.scalars(metrics, done)
+            self._latest |= {name.partition("/")[2]: value for name, value in metrics.items()}
+            self._worker.report({"step": done, **metrics})
+        if time.perf_counter() - self._shown > PROGRESS_SECONDS:
+            self.phase("training", done)
+
+    def picture(self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]) -> None:
+        """Log originals, token maps and reconstructions of the step's last micro-batch."""
+        if not self._trackers:
+            return
+        picture = picture_of(micro_batches[-1], outputs["model"][-1])
+        if picture is not None:
+            for tracker in self._trackers:
+                tracker.image("train/images", picture, done)
+
+    def phase(self, phase: str, done: int) -> None:
+        """Tell people where the run stands."""
+        if not self._worker.is_main:
+            return
+        steps, rate = self._config.train.steps, self._latest.get("images_per_second")
+        progress = Progress(
+            step=done,
+            steps=steps,
+            phase=phase,
+            time=time.time(),
+            resumed_from=self._start,
+            loss=self._latest.get("loss"),
+            psnr=self._latest.get("psnr"),
+            images_per_second=rate,
+            seconds_left=(steps - done) * self._config.train.global_batch_size / rate if rate else None,
+            wait_fraction=self._latest.get("data_wait_fraction"),
+        )
+        write_progress(self._config.run_dir, progress)
+        self._shown = time.perf_counter()
+        if self._shown - self._said > LOG_LINE_SECONDS and self._worker.world_size > 1:
+            # For a driver that does not see the folder: Ray brings it the workers' log.
+            self._said = self._shown
+            logger.info(progress.line())
+
+    def _timings(self, done: int, batches: Batches) -> dict[str, float]:
+        now = time.perf_counter()
+        seconds = max(now - self._window_began, 1e-9)
+        steps, waited = done - self._window_step, batches.wait_seconds - self._window_wait
+        self._window_began, self._window_step, self._window_wait = now, done, batches.wait_seconds
+        return {
+            "perf/images_per_second": steps * self._config.train.global_batch_size / seconds,
+            "perf/step_seconds": seconds / steps,
+            "perf/data_wait_fraction": min(1.0, waited / seconds),
+            "perf/train_seconds": self.train_seconds,
+        }
+
+
+def _global_parts(outputs: Sequence[LossOutput]) -> dict[str, float]:
+    """The parts of a loss, summed over micro-batches and ranks."""
+    names = sorted(outputs[0].parts)
+    if not names:
+        return {}
+    shares: list[Tensor] = [torch.stack([output.parts[name].double() for name in names]) for output in outputs]
+    return dict(zip(names, all_reduce_sum(torch.stack(shares).sum(0)).tolist(), strict=True))
