@@ -38,12 +38,13 @@ class Requests:
         if done < self._next:
             return Request.GO_ON
         now = time.perf_counter()
-        step_seconds = (now - self._asked_time) / max(1, done - self._asked_at)
+        steps = done - self._asked_at
+        step_seconds = (now - self._asked_time) / steps if steps else self._poll_seconds
         mine = [float(is_asked_to_stop(self._run_dir)), step_seconds] if self._worker.is_main else [0.0, 0.0]
         stop, seconds = all_reduce_sum(torch.tensor(mine, device=self._worker.device)).tolist()
         self._asked_at, self._asked_time = done, now
-        known = seconds > 0  # not before the first step
-        self._next = done + (max(1, round(self._poll_seconds / seconds)) if known else 1)
+        # A few quick steps say little about those to come: the time between two questions grows slowly.
+        self._next = done + min(max(1, round(self._poll_seconds / max(seconds, 1e-6))), 4 * max(1, steps))
         if stop:
             return Request.STOP
         going = self._worker.nodes_to_go()

@@ -71,8 +71,17 @@ def test_it_asks_about_as_often_as_it_is_told_to(tmp_path: Path, clock: Clock) -
     for done in range(100, 132):
         watch.after(done)
         clock.now += 0.5
-    # Before the first step and after it, since there is no rate before; then every ten steps of half a second.
-    assert asked == [100, 101, 111, 121, 131]
+    # Before the first step and after it, since there is no rate before; soon every ten steps of half a second.
+    assert asked == [100, 101, 105, 115, 125]
+
+
+def test_a_quick_step_does_not_put_the_next_question_off_for_long(tmp_path: Path, clock: Clock) -> None:
+    watch = Requests(config_in(tmp_path, scaling__poll_seconds=5.0), context([]), 0)
+    clock.now += 1e-6
+    watch.after(0)
+    watch.after(1)
+    (tmp_path / "fake" / STOP).touch()
+    assert [watch.after(done) for done in range(2, 6)][-1] is Request.STOP
 
 
 def test_every_notice_asks_for_one_save(tmp_path: Path, clock: Clock) -> None:
