@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-from typing import Any
 
 DEADLINE_SECONDS = 4
 NODE = {"object_store_memory": 100 * 2**20}
@@ -29,28 +28,24 @@ def main() -> None:
     from tests.jobs.faults.tools import steps_logged, wait_until
 
     config = load_config(TrainConfig, sys.argv[1])
-    seen: dict[str, Any] = {}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **NODE})
     _, second = (cluster.add_node(num_cpus=1, **NODE) for _ in range(2))
     ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
 
-    def take_a_node_away() -> None:
-        wait_until(lambda: steps_logged(config) >= int(sys.argv[2]), "the steps before the notice")
-        gcs = ray._private.worker.global_worker.gcs_client
-        reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
-        seen["noticed_at"] = steps_logged(config)
-        accepted, _ = gcs.drain_node(second.node_id, reason, "spot", int((time.time() + DEADLINE_SECONDS) * 1000))
-        seen["accepted"] = accepted
-        time.sleep(DEADLINE_SECONDS)
-        cluster.remove_node(second, allow_graceful=False)
-        seen["steps_when_gone"] = steps_logged(config)
-        seen["saved"] = [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(config.run_dir)]
-        cluster.add_node(num_cpus=1, **NODE)
-
-    thread = threading.Thread(target=take_a_node_away, daemon=True)
+    thread = threading.Thread(target=train, args=[config], daemon=True)  # nodes must be added in the main thread
     thread.start()
-    train(config)
-    thread.join(10)
+    wait_until(lambda: steps_logged(config) >= int(sys.argv[2]), "the steps before the notice")
+    gcs = ray._private.worker.global_worker.gcs_client
+    reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    noticed_at = steps_logged(config)
+    accepted, _ = gcs.drain_node(second.node_id, reason, "spot", int((time.time() + DEADLINE_SECONDS) * 1000))
+    time.sleep(DEADLINE_SECONDS)
+    cluster.remove_node(second, allow_graceful=False)
+    seen = {"accepted": accepted, "noticed_at": noticed_at, "steps_when_gone": steps_logged(config)}
+    seen["saved"] = [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(config.run_dir)]
+    cluster.add_node(num_cpus=1, **NODE)
+    thread.join(120)
+    assert not thread.is_alive(), "the run did not end"
     ray.shutdown()
     cluster.shutdown()
     print(json.dumps(seen))

@@ -20,7 +20,8 @@ def test_a_run_outlives_a_node_that_is_taken_away(tmp_path: Path) -> None:
     data = squares.write_set(tmp_path / "data")
     steps = {"steps": 60}
     undisturbed = run_config(data, tmp_path, "undisturbed", scaling={"num_workers": 0}, train=steps)
-    config = run_config(data, tmp_path, "drained", train=steps)
+    # One worker to a node of one CPU.
+    config = run_config(data, tmp_path, "drained", scaling={"cpus_per_worker": 0.75}, train=steps)
     assert config.scaling.max_failures == 0, "a node taken away is no failure"
     file = tmp_path / "drained.yaml"
     file.write_text(dump_config(config), encoding="utf-8")
