@@ -37,6 +37,7 @@ from setok.models.generation import (
 )
 from setok.models.setokim import Setokim
 from setok.predictor.exercises import MODES, Question
+from setok.predictor.likelihood import Likelihood, likelihoods
 from setok.predictor.prompting import Conversation, PromptMaker
 from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart, mask_part
 from setok.stages import SetokimTask
@@ -235,6 +236,27 @@ class Predictor:
         if modes:
             chosen = replace(chosen, mode=modes.pop())  # type: ignore[arg-type]
         return self.chat([question.messages for question in questions], pictures, options=chosen, seeds=seeds)
+
+    def likelihoods(
+        self,
+        conversations: Sequence[Conversation],
+        answers: Sequence[str],
+        pictures: Sequence[Sequence[Picture]] = (),
+    ) -> list[Likelihood]:
+        """How likely the assistant says an answer next, and nothing more, in every conversation.
+
+        Raises:
+            DataError: as ``chat``; a conversation's answer counts for its length.
+        """
+        pictures = pictures or [()] * len(conversations)
+        _same_number(len(conversations), answers=len(answers), pictures=len(pictures))
+        found: list[Likelihood] = []
+        for start in range(0, len(conversations), self.batch_size):
+            own = slice(start, start + self.batch_size)
+            batch = self._prompts.answered(conversations[own], answers[own], pictures[own])
+            with self._autocast():
+                found += likelihoods(self.model, batch)
+        return found
 
     # ------------------------------------------------------------ how it is done
 
