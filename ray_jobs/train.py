@@ -20,6 +20,7 @@ from ray_jobs import launch
 from ray_jobs.launch import console
 from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure
+from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -306,7 +307,15 @@ def _epochs(path: str, samples: float | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """The command."""
-    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run)
+    verify = launch.Action(
+        flag="--verify",
+        metavar="RUN",
+        help="check all files of a run's checkpoints, say which one would be resumed, and stop; needs no --config;"
+        " exit code 0: the newest, 1: an older one, 2: none is good",
+        run=lambda config, run: verify_run(run, console()),
+        needs_config=False,
+    )
+    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run, actions=[verify])
     if config.scaling.num_workers:
         launch.start_ray()
     run_dir = train(config)

@@ -25,6 +25,18 @@ def home_of(config: TrainConfig) -> str:
     return str(config.run_dir) if store is None else beside(store, f"/{config.name}")
 
 
+def keeps_in(run: str) -> str:
+    """Where a run has its checkpoints, given its folder or address: a store, if that is what the config in the folder says."""
+    file = Path(run) / CONFIG
+    if "://" in run or not file.is_file():
+        return run
+    try:
+        config = load_config(TrainConfig, file)
+    except ConfigError:  # of another version; what lies in the folder may still be of use
+        return run
+    return run if config.checkpoint.store is None else home_of(config)
+
+
 def folder_of(run_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step lies in a run's folder."""
     return run_dir / "checkpoints" / name_of(step)
@@ -85,6 +97,25 @@ def locate(run: str | Path, step: int) -> Path:
     return path
 
 
+def is_place(path: str | Path) -> bool:
+    """Whether a user's path can mean a run or a checkpoint, and not a model of a hub."""
+    return "://" in str(path) or str(path).endswith(BEST) or Path(path).exists()
+
+
+def pin(path: str | Path, found: Path) -> str:
+    """Names the checkpoint that ``resolve`` found, in words that mean the same on every machine.
+
+    Args:
+        path: what ``resolve`` was given.
+        found: what it returned.
+    """
+    address = str(path)
+    run = keeps_in(_without_best(address)[0])
+    if "://" not in run:
+        return str(found)
+    return address if NAME.fullmatch(_split(address)[1]) else beside(run, f"/checkpoints/{found.name}")
+
+
 def resolve(path: str | Path) -> Path:
     """A local folder with the checkpoint that a user's path means, verified.
 
@@ -106,7 +137,7 @@ def resolve(path: str | Path) -> Path:
     run, best = _without_best(address)
     if "://" not in run and not Path(run).is_dir():
         raise _unusable(address, "the folder does not exist")
-    run = _where_it_keeps(run)
+    run = keeps_in(run)
     found = (best_good if best else newest_good)(run)
     if found is None:
         damaged = len(Store.of_run(run).steps())
@@ -168,15 +199,3 @@ def _without_best(address: str) -> tuple[str, bool]:
     """A run's address, and whether its best checkpoint is meant."""
     head, mark, query = address.partition("?") if "://" in address else (address, "", "")
     return head.removesuffix(BEST) + mark + query, head.endswith(BEST)
-
-
-def _where_it_keeps(run: str) -> str:
-    """Where a run has its checkpoints: a store, if that is what the config in its folder says."""
-    file = Path(run) / CONFIG
-    if "://" in run or not file.is_file():
-        return run
-    try:
-        config = load_config(TrainConfig, file)
-    except ConfigError:  # of another version; what lies in the folder may still be of use
-        return run
-    return run if config.checkpoint.store is None else home_of(config)

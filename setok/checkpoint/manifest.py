@@ -57,7 +57,8 @@ class Manifest:
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": self.best and vars(self.best),
         }
-        return (json.dumps(body | {"sha256": _checksum(body)}, indent=1) + "\n").encode()
+        checksum = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+        return (json.dumps(body | {"sha256": checksum}, indent=1) + "\n").encode()
 
     @staticmethod
     def from_bytes(data: bytes) -> Manifest:
@@ -71,14 +72,15 @@ class Manifest:
             written = body.get("format")
             if written not in (FORMAT, _WITHOUT_CHECKSUM):
                 raise _WrongError(f"has format {written!r}, and this version reads {FORMAT}")
-            if written == FORMAT and body.pop("sha256") != _checksum(body):
-                raise _WrongError("has another checksum than when it was written")
-            return Manifest(
+            manifest = Manifest(
                 step=int(body["step"]),
                 files={str(k): Entry(size=int(v["size"]), sha256=str(v["sha256"])) for k, v in body["files"].items()},
                 metrics={str(name): float(value) for name, value in body.get("metrics", {}).items()},
                 best=Best(**body["best"]) if body.get("best") else None,
             )
+            if written == FORMAT and manifest.to_bytes() != data:  # the checksum in it among the rest
+                raise _WrongError("has another checksum than when it was written")
+            return manifest
         except _WrongError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -87,7 +89,3 @@ class Manifest:
 
 class _WrongError(ValueError):
     pass
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
