@@ -34,6 +34,7 @@ from setok.config import EvaluateConfig, TokenizerConfig
 from setok.data.collate import decode_rows, rows_to_batch
 from setok.data.schema import Manifest
 from setok.data.shards import ShardReader
+from setok.data.storage import Storage
 from setok.errors import ConfigError, DataError
 from setok.metrics import scoring
 from setok.metrics.running import INDEX, ImageRows, MeanImage
@@ -82,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     vocabulary = concept_vocabulary(config.data, num_rows)
     drawn = np.random.default_rng(config.seed).permutation(num_rows)[: 3 * config.num_pictures]
     task = ReplicaTask(
-        path=str(path),
+        path=checkpoint.pin(config.checkpoint, path),
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
         sampling_steps=config.sampling_steps,
@@ -119,7 +120,7 @@ def _what_ran(
     config: EvaluateConfig, path: Path, fingerprints: dict[str, str], image_size: int, num_rows: int, seconds: float
 ) -> dict[str, Any]:
     return {
-        "checkpoint": str(path),
+        "checkpoint": Storage(checkpoint.pin(config.checkpoint, path)).name,
         "stage": checkpoint.read_config(path).stage,
         "step": checkpoint.read_state(path).step,
         "data": config.data,

@@ -20,6 +20,7 @@ from ray_jobs import launch
 from ray_jobs.launch import console
 from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure
+from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -59,18 +60,20 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
-    start = checkpoint.newest_good(run_dir)
-    if start is None and checkpoint.list_checkpoints(run_dir):
+    store = checkpoint.Store.of_run(checkpoint.home_of(config))
+    start = checkpoint.newest_good(checkpoint.home_of(config))
+    if start is None and store.steps():
         raise CheckpointError(
-            f"none of the checkpoints in {run_dir / 'checkpoints'} can be used; what is wrong with each is said above",
-            f"to start over, delete {run_dir} or give the run another name (--set name={config.name}-2)",
+            f"none of the checkpoints in {store.storage.name} can be used; what is wrong with each is said above",
+            f"to start over, delete them or give the run another name (--set name={config.name}-2)",
         )
     if start is not None:
         check_same_run(config, start)
         if checkpoint.step_of(start) >= config.train.steps:
             console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
             return run_dir
-        console().print(f"Going on from {start}.")
+        console().print(f"Going on from {store.shown(checkpoint.step_of(start))}.")
+    store.probe()
     if config.checkpoint.init_from and start is None:
         checkpoint.resolve(config.checkpoint.init_from)
     if config.scaling.num_workers:
@@ -227,7 +230,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             ),
         }
     )
-    init_from, perceptual = config.checkpoint.init_from, config.loss.perceptual_path
+    init_from, store = config.checkpoint.init_from, config.checkpoint.store
+    perceptual = config.loss.perceptual_path
     entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
     return config.model_copy(
         update={
@@ -235,7 +239,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             "data": config.data.model_copy(update={"train": entries}),
             "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
             "setokim": setokim,
-            "checkpoint": config.checkpoint.model_copy(update={"init_from": init_from and absolute(init_from)}),
+            "checkpoint": config.checkpoint.model_copy(
+                update={"init_from": init_from and absolute(init_from), "store": store and absolute(store)}
+            ),
         }
     )
 
@@ -301,7 +307,15 @@ def _epochs(path: str, samples: float | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """The command."""
-    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run)
+    verify = launch.Action(
+        flag="--verify",
+        metavar="RUN",
+        help="check all files of a run's checkpoints, say which one would be resumed, and stop; needs no --config;"
+        " exit code 0: the newest, 1: an older one, 2: none is good",
+        run=lambda config, run: verify_run(run, console()),
+        needs_config=False,
+    )
+    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run, actions=[verify])
     if config.scaling.num_workers:
         launch.start_ray()
     run_dir = train(config)

@@ -24,6 +24,7 @@ from ray_jobs import launch
 from ray_jobs.evaluation.files import METRICS
 from ray_jobs.evaluation.setokim_files import ANSWERS, EXAMPLES, write_lines
 from ray_jobs.evaluation.setokim_replica import EXAMPLE, ROW, SetokimReplica, SetokimTask
+from setok import checkpoint
 from setok.config import EvaluateConfig
 from setok.data.images import mask_map
 from setok.data.schema import Record
@@ -62,7 +63,7 @@ def measure(
     train = config.train_data or config.data
     drawn = np.random.default_rng(config.seed).permutation(num_rows)[: config.num_pictures]
     task = SetokimTask(
-        path=str(path),
+        path=checkpoint.pin(config.checkpoint, path),
         data=config.data,
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,

@@ -36,6 +36,9 @@ class RunLog:
         self._window_step, self._window_wait = state.step, 0.0
         self._shown = self._said = 0.0
         self._latest: dict[str, float] = {}
+        self._noted: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        """What was logged last, by its whole name; the same on all ranks."""
 
     def __enter__(self) -> RunLog:
         if self._worker.is_main:
@@ -73,12 +76,19 @@ class RunLog:
                 metrics |= {f"train/{part}": value for part, value in _global_parts(outputs[name]).items()}
             bad = torch.tensor(float(batches.num_bad), device=self._worker.device)
             metrics["data/bad_samples"] = float(all_reduce_sum(bad))
+            metrics |= self._noted
+            self._noted = {}
             for tracker in self._trackers:
                 tracker.scalars(metrics, done)
+            self.metrics = self.metrics | metrics
             self._latest |= {name.partition("/")[2]: value for name, value in metrics.items()}
             self._worker.report({"step": done, **metrics})
         if time.perf_counter() - self._shown > PROGRESS_SECONDS:
             self.phase("training", done)
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Numbers from elsewhere, for the next line that is logged."""
+        self._noted |= metrics
 
     def picture(self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]) -> None:
         """Log originals, token maps and reconstructions of the step's last micro-batch."""

@@ -216,7 +216,7 @@ class EvaluateConfig(Job):
 
     job: Literal["evaluate"] = "evaluate"
     checkpoint: str
-    """A run folder (its newest good checkpoint is taken) or one checkpoint folder."""
+    """A run (its newest good checkpoint is taken; with ``@best`` its best) or a checkpoint, in a folder or a store."""
     data: str
     train_data: str | None = None
     """The set that references are taken from (mean image, most frequent answers, mean mask); ``null``: the evaluated set."""

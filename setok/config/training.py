@@ -65,9 +65,27 @@ class DeepSpeedConfig(Section):
 
 class CheckpointConfig(Section):
     every: int = Field(500, ge=1)
+    asynchronous: bool = True
+    """Write behind the training, which waits only for a copy in host memory. One save at a time: the next waits for it."""
+    store: str | None = None
+    """Where the run's checkpoints go, under its name: a folder, ``s3://bucket/prefix``, ``gs://…`` or another address that
+    fsspec knows; ``null``: into the run's folder."""
     keep: int = Field(2, ge=1)
+    """How many of the newest checkpoints stay."""
+    keep_best: int = Field(0, ge=0)
+    """How many of the best stay besides, by ``best_metric``; ``runs/NAME@best`` names the best one."""
+    best_metric: str = "train/loss"
+    """What is best: any metric that is logged, as it stood when the checkpoint was written."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    keep_every: int | None = Field(None, ge=1)
+    """Checkpoints of steps that are a multiple of this stay too."""
+    max_failures: int = Field(2, ge=0)
+    """How many saves in a row may fail (full disk, store out of reach) before the run ends; it ends at the first if there is
+    no good checkpoint, and never without having written its last one."""
+    commit_timeout: float = Field(1200.0, gt=0.0)
+    """Seconds that rank 0, done with its own part, waits for those of the other ranks."""
     init_from: str | None = None
-    """A run or checkpoint folder whose weights this run starts from."""
+    """A run or checkpoint, in a folder or a store, whose weights this run starts from."""
 
 
 class WandbConfig(Section):

@@ -72,7 +72,7 @@ class Predictor:
     def from_pretrained(
         cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema", batch_size: int = 32
     ) -> Predictor:
-        """Load a run's newest good checkpoint, a checkpoint's folder, or what ``setok.export.export_setokim`` wrote.
+        """Load a run or a checkpoint, as ``setok.checkpoint.resolve`` takes it, or what ``setok.export.export_setokim`` wrote.
 
         Args:
             weights: ``ema`` takes the running average of the weights where the run kept one; ``raw`` never does.
@@ -80,7 +80,7 @@ class Predictor:
         Raises:
             CheckpointError: nothing there can be loaded, or it is a tokenizer alone.
         """
-        if (Path(path) / SEQUENCE).is_file() or not Path(path).exists():
+        if (Path(path) / SEQUENCE).is_file() or not checkpoint.is_place(path):
             model = Setokim.from_pretrained(path)
             return cls(model, read_sequence(Path(path)), device=device, batch_size=batch_size)
         folder = checkpoint.resolve(path)
