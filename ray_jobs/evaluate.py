@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ray_jobs import launch
 from ray_jobs.evaluation import files
 from ray_jobs.evaluation import setokim as setokim_evaluation
-from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask
+from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask, concept_vocabulary
 from ray_jobs.scoring import command as scoring_command
 from setok import checkpoint
 from setok.config import EvaluateConfig, TokenizerConfig
@@ -193,16 +193,6 @@ def _mean_image(folder: str, model: TokenizerConfig) -> np.ndarray:
     for part in ray.get(parts):
         total.merge(part)
     return total.compute()
-
-
-def concept_vocabulary(folder: str, num_rows: int) -> list[str]:
-    """The distinct concepts of a set's first rows, sorted: what each image's concepts are looked for among."""
-    reader = ShardReader(folder, columns=["concepts"])
-    phrases: set[str] = set()
-    for start in range(0, num_rows, _ROWS_AT_ONCE):
-        column = reader.take(np.arange(start, min(start + _ROWS_AT_ONCE, num_rows))).column("concepts")
-        phrases.update(phrase for row in column.to_pylist() for phrase in row or [])
-    return sorted(phrases)
 
 
 def _measure(

@@ -29,7 +29,7 @@ class Progress:
     step: int
     steps: int
     phase: str
-    """``starting``, ``training``, ``saving`` or ``done``."""
+    """``starting``, ``training``, ``saving``, ``evaluating`` or ``done``."""
     time: float
     """When this was written, in seconds since 1970."""
     resumed_from: int = 0

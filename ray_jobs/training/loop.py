@@ -72,6 +72,10 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
                 )
                 saver.save(engines, state, average)
                 log.note(saver.seconds)
+                if worker.validate is not None and config.validates(done):
+                    log.phase("evaluating", done)
+                    saver.wait()
+                    worker.validate(done)
 
 
 def take_turn(engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext]) -> list[LossOutput]:

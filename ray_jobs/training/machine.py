@@ -34,6 +34,8 @@ class WorkerContext:
     """The data from an optimizer step on."""
     report: Callable[[dict[str, float]], None]
     """Tell Ray about the metrics; called on all ranks at the same steps."""
+    validate: Callable[[int], None] | None = None
+    """Evaluate the checkpoint of a step, where this process does it itself."""
 
     @property
     def is_main(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ray_jobs.training.engine import Engine
 from ray_jobs.training.machine import WorkerContext, barrier
 from setok import checkpoint
-from setok.checkpoint import Draft, Retention, Store, TrainerState
+from setok.checkpoint import MOST_WAITING, Draft, Evaluations, Retention, Store, TrainerState
 from setok.collectives import all_reduce_sum, world_size
 from setok.config import TrainConfig
 from setok.ema import WeightAverage
@@ -229,16 +229,24 @@ class Saver:
     def _prune(self, state: TrainerState) -> None:
         """Delete what need not be kept; that this fails is no reason to end a run."""
         retention = Retention.of(self._config.checkpoint)
-        if retention.keep_best and retention.best.metric not in state.metrics:
+        measured_later = self._config.validation is not None and retention.best.metric.startswith("eval/")
+        if retention.keep_best and retention.best.metric not in state.metrics and not measured_later:
             known = ", ".join(sorted(state.metrics)) or "none yet"
             logger.warning(
                 "the checkpoint of step %d has no checkpoint.best_metric=%s and counts as none of the best; logged are: %s",
                 *(state.step, retention.best.metric, known),
             )
         try:
-            checkpoint.prune(self._home, retention, written=state.step)
+            checkpoint.prune(self._home, retention, written=state.step, needed=self._to_evaluate())
         except (OSError, DataError) as error:
             logger.warning("old checkpoints are not deleted: %s", error)
+
+    def _to_evaluate(self) -> list[int]:
+        """Checkpoints that wait for their evaluation, or are under it."""
+        if self._config.validation is None:
+            return []
+        due = [step for step in Store.of_run(self._home).steps() if self._config.validates(step)]
+        return Evaluations(self._home).unfinished(due)[:MOST_WAITING]
 
     def _discard(self, draft: Draft) -> None:
         """Make room again after a save that failed."""

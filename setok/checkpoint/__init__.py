@@ -14,6 +14,7 @@ On a disk it is written under a temporary name and renamed when complete, and in
 a crash while saving leaves nothing that looks like a checkpoint. Only safetensors and JSON: nothing is unpickled.
 """
 
+from setok.checkpoint.evaluations import MOST_WAITING, Evaluation, Evaluations, identity
 from setok.checkpoint.finding import (
     AVERAGE,
     BEST,
@@ -44,9 +45,12 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "MODEL",
+    "MOST_WAITING",
     "TRAINER",
     "Best",
     "Draft",
+    "Evaluation",
+    "Evaluations",
     "FileState",
     "Manifest",
     "OptimizerState",
@@ -58,6 +62,7 @@ __all__ = [
     "folder_of",
     "holds",
     "home_of",
+    "identity",
     "is_place",
     "keeps_in",
     "list_checkpoints",

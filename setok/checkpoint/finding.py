@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from setok.checkpoint.evaluations import Evaluations
 from setok.checkpoint.manifest import Best
 from setok.checkpoint.store import CONFIG, MANIFEST, NAME, DamagedError, Store, name_of
 from setok.config import TrainConfig, load_config
@@ -76,8 +77,7 @@ def newest_good(run: str | Path) -> Path | None:
 
 def best_good(run: str | Path) -> Path | None:
     """The best checkpoint of a run that is whole, by the metric that the run was told to go by; else like ``newest_good``."""
-    store = Store.of_run(run)
-    return _first_good(store, _best_first(store))
+    return _first_good(Store.of_run(run), _best_first(run))
 
 
 def locate(run: str | Path, step: int) -> Path:
@@ -173,17 +173,19 @@ def _first_good(store: Store, steps: list[int]) -> Path | None:
     return None
 
 
-def _best_first(store: Store) -> list[int]:
+def _best_first(run: str | Path) -> list[int]:
     """All steps, those with the best metric first, the newer one first where it is the same."""
     metrics: dict[int, dict[str, float]] = {}
     best: Best | None = None
+    evaluations = Evaluations(run)
+    store = Store.of_run(run)
     for step in store.steps():
         try:
             manifest = store.manifest(step)
         except DamagedError:
             metrics[step] = {}
             continue
-        metrics[step] = manifest.metrics
+        metrics[step] = {**manifest.metrics, **evaluations.metrics(step, manifest)}
         best = best or manifest.best  # the newest one's
     return sorted(metrics, key=lambda step: (best.key(metrics[step]) if best else 0.0, -step))
 

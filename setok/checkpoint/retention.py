@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from setok.checkpoint.evaluations import Evaluations
 from setok.checkpoint.manifest import Best
 from setok.checkpoint.store import DamagedError, Store
 from setok.config import CheckpointConfig
@@ -42,17 +43,20 @@ class Retention:
         return {*newest_first[: self.keep], *best, *spaced}
 
 
-def prune(run: str | Path, retention: Retention, *, written: int | None = None) -> list[int]:
+def prune(
+    run: str | Path, retention: Retention, *, written: int | None = None, needed: Collection[int] = ()
+) -> list[int]:
     """Delete the checkpoints of a run that it need not keep, and those that are damaged.
 
     Args:
         written: step of the checkpoint that was just written and is known to be good. Newer ones are of a time that the
             run went back from because it could not use them, so they are not taken for good by their sizes alone.
+        needed: steps that stay, such as those that are to be evaluated.
 
     Returns:
         The deleted steps, newest first; none if no checkpoint is good.
     """
-    store = Store.of_run(run)
+    store, evaluations = Store.of_run(run), Evaluations(run)
     steps = store.steps()
     good: dict[int, dict[str, float]] = {}
     for step in steps:
@@ -62,10 +66,10 @@ def prune(run: str | Path, retention: Retention, *, written: int | None = None) 
         except DamagedError:
             continue
         if step == written or not store.problems(step, checksums=checksums):
-            good[step] = manifest.metrics
+            good[step] = {**manifest.metrics, **evaluations.metrics(step, manifest)}
     if not good:
         return []
-    kept = retention.kept(good)
+    kept = retention.kept(good) | (good.keys() & set(needed))
     deleted = [step for step in steps if step not in kept]
     for step in deleted:
         store.delete(step)
