@@ -229,12 +229,15 @@ class Validator:
 
         has = ray.cluster_resources()
         for kind, wanted in (("CPU", self._section.cpus), ("GPU", float(self._section.use_gpu))):
-            taken = self._config.resources[kind] if beside_training else 0.0
-            if wanted and wanted > has.get(kind, 0.0) - taken + 1e-6:
-                when = "checkpoints are evaluated once the training is over" if beside_training else "no evaluation"
+            all_of_it, taken = has.get(kind, 0.0) + 1e-6, self._config.resources[kind]
+            if wanted > all_of_it:
                 return (
-                    f"{when}: validation needs {wanted:g} {kind}s beside the {taken:g} of the training,"
-                    f" and the cluster has {has.get(kind, 0.0):g}"
+                    f"no checkpoint is evaluated: validation needs {wanted:g} {kind}s, the cluster has {all_of_it:.3g}"
+                )
+            if wanted and beside_training and wanted > all_of_it - taken:
+                return (
+                    f"checkpoints are evaluated once the training is over: validation needs {wanted:g} {kind}s beside the"
+                    f" {taken:g} of the training, and the cluster has {all_of_it:.3g}"
                 )
         return None
 
@@ -247,7 +250,7 @@ class Validator:
         """Warn, once of each thing."""
         if (key or what) not in self._told:
             self._told.add(key or what)
-            logger.warning("%s; the training goes on", what)
+            logger.warning("%s", what)
 
 
 class _Running:
