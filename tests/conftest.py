@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +31,10 @@ install_import_hook("setok", f"{checks.__name__}.typechecked")
 
 # Workers of a Ray test would otherwise take all cores each.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# Before any Ray starts, whose workers download what tests keep in buckets.
+os.environ["SETOK_CACHE"] = tempfile.mkdtemp(prefix="setok-cache-")
+atexit.register(shutil.rmtree, os.environ["SETOK_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,14 +10,15 @@ _DENIED = b"<Error><Code>AccessDenied</Code><Message>refused by the test</Messag
 
 
 class S3Faults:
-    """Stands before a WSGI application and refuses or delays uploads of objects whose path holds a word."""
+    """Stands before a WSGI application and refuses or stops uploads of objects whose path holds a word."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self._app = app
         self._lock = threading.Lock()
         self._word, self._num_refusals = "", 0
-        self.delay = 0.0
-        """Seconds that every upload takes longer."""
+        self._held = ""
+        self.opened = threading.Event()
+        """Lets uploads pass that ``hold`` has stopped."""
         self.refused: list[str] = []
         """Paths of the uploads that were refused."""
 
@@ -26,10 +26,15 @@ class S3Faults:
         """Refuse the next uploads to a path with ``word`` in it; access denied, which no client tries again by itself."""
         self._word, self._num_refusals = word, times
 
+    def hold(self, word: str) -> None:
+        """Stop uploads to a path with ``word`` in it until ``opened`` is set: a store as slow as can be."""
+        self._held = word
+
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if environ["REQUEST_METHOD"] in ("PUT", "POST"):
-            time.sleep(self.delay)
+            if self._held and self._held in path:
+                self.opened.wait(60)
             with self._lock:
                 refuses = self._num_refusals > 0 and self._word in path
                 if refuses:

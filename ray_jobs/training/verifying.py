@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from setok import checkpoint
-from setok.checkpoint import FileState, Store
+from setok.checkpoint import WRITING, FileState, Store
 from setok.errors import CheckpointError
 
 GOOD, FALLS_BACK, NONE_GOOD = 0, 1, 2
@@ -32,13 +32,17 @@ def verify_run(run: str, console: Console) -> int:
         )
     found = {step: store.examine(step) for step in steps}
     good = [step for step in steps if not any(state.problem for state in found[step])]
-    table = Table(
-        "checkpoint", "file", "bytes", "state", title=f"Checkpoints in {store.storage.name}", title_justify="left"
-    )
-    table.columns[2].justify = "right"
+    columns = [Column(name, no_wrap=True) for name in ("checkpoint", "file")]
+    columns += [Column("bytes", no_wrap=True, justify="right"), Column("state")]
+    table = Table(*columns, title=f"Checkpoints in {store.storage.name}", title_justify="left")
     for step in steps:
         _add(table, checkpoint.name_of(step), found[step])
     console.print(table)
+    for name in store.storage.folders():
+        if name.startswith(WRITING):
+            console.print(
+                Text(f"{name} is being written, or is what an interrupted save left: the next one clears it.")
+            )
     console.print(_measured(store, good))
     if not good:
         console.print(Text(f"None of {len(steps)} is good: a run cannot be resumed from here.", style="bold red"))

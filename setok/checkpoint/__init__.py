@@ -35,7 +35,7 @@ from setok.checkpoint.manifest import FORMAT, Best, Manifest
 from setok.checkpoint.reading import OptimizerState, holds, load_model, read_average, read_config, read_state
 from setok.checkpoint.retention import Retention, prune
 from setok.checkpoint.state import TrainerState
-from setok.checkpoint.store import CONFIG, MANIFEST, MODEL, TRAINER, FileState, Store, name_of
+from setok.checkpoint.store import CONFIG, MANIFEST, MODEL, TRAINER, WRITING, FileState, Store, name_of
 from setok.checkpoint.writing import Draft, copy_weights, save
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "MODEL",
     "MOST_WAITING",
     "TRAINER",
+    "WRITING",
     "Best",
     "Draft",
     "Evaluation",

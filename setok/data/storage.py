@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from fsspec import available_protocols
@@ -74,7 +75,9 @@ class Storage:
             return fs.LocalFileSystem(), str(self.local)
         try:
             if self._scheme in SCHEMES:
-                return fs.FileSystem.from_uri(self.address)
+                parts = urlsplit(self.address)
+                filesystem = _connect(parts.scheme, parts.netloc, parts.query)
+                return filesystem, parts.netloc.rpartition("@")[2] + unquote(parts.path)
             filesystem, path = url_to_fs(self.address)
             return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
         except ImportError as error:
@@ -224,6 +227,12 @@ class Storage:
                 "check the bucket's name, the credentials (AWS_ACCESS_KEY_ID … or those of the node), AWS_REGION and,"
                 " for a server of your own, AWS_ENDPOINT_URL",
             ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _connect(scheme: str, place: str, query: str) -> fs.FileSystem:
+    """A bucket's file system, once in a process: Arrow makes no new one as long as an upload by another is under way."""
+    return fs.FileSystem.from_uri(f"{scheme}://{place}" + (f"?{query}" if query else ""))[0]
 
 
 def beside(address: str, suffix: str) -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from setok.config import TrainConfig
 from setok.data.storage import OutputFile, Storage
 from setok.errors import CheckpointError
 from tests import fakes
+from tests.s3_faults import S3Faults
 
 
 def config_for(folder: Path, **changes: Any) -> TrainConfig:
@@ -322,11 +324,11 @@ def test_the_last_save_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------- in the loop
 
 
-def train(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
+def train(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, worker: WorkerContext | None = None) -> Path:
     monkeypatch.setattr(loop, "build_stage", fakes.build_stage)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    train_loop(config, worker_for(config))
-    return checkpoint.resolve(config.run_dir)
+    train_loop(config, worker or worker_for(config))
+    return checkpoint.resolve(checkpoint.home_of(config))
 
 
 def test_both_ways_write_the_same_and_say_how_long_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +344,29 @@ def test_both_ways_write_the_same_and_say_how_long_it_took(tmp_path: Path, monke
         assert "perf/save_blocked_seconds" not in lines[3]
     for name in ("model.safetensors", "optimizer-00000-of-00001.safetensors"):
         assert (written[0] / name).read_bytes() == (written[1] / name).read_bytes()
+
+
+def test_training_goes_on_beside_a_slow_store_until_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_folder: str, s3_faults: S3Faults
+) -> None:
+    config = config_for(tmp_path, checkpoint__store=s3_folder, checkpoint__every=3)
+    s3_faults.hold("step_00000003/model")
+    trained: list[int] = []
+    worker = replace(worker_for(config), report=lambda metrics: trained.append(int(metrics["step"])))
+    thread = threading.Thread(target=train, args=(config, monkeypatch, worker))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while len(trained) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    before, written = list(trained), steps_of(config)
+    s3_faults.opened.set()
+    thread.join(60)
+    assert before == [1, 2, 3, 4, 5, 6], "the save of step 6 waits for that of step 3"
+    assert written == []
+    assert steps_of(config) == [3, 6, 8]
+    assert trained == list(range(1, 9))
+    assert not (config.run_dir / "checkpoints").exists(), "the parts go straight to the store"
 
 
 def test_a_run_keeps_its_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
