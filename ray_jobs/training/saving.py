@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -25,6 +28,8 @@ from setok.errors import CheckpointError, DataError
 
 logger = logging.getLogger(__name__)
 
+OWNER = "owner.json"
+"""Beside the checkpoints: which start of the run they belong to, so that no two write at the same time."""
 _DONE, _TOLERATED, _TOO_MUCH = 0, 1, 2
 
 
@@ -44,11 +49,17 @@ class Snapshot:
     """This rank's share."""
 
 
+class _TakenOverError(CheckpointError):
+    """Another start of the same run writes its checkpoints now."""
+
+
 class Saver:
     """Writes a run's checkpoints, all ranks together, each its part.
 
-    As a context manager it ends with everything written that was saved; where the block ends by an error, it writes what it
-    was writing and does not wait for other ranks for long.
+    As a context manager it begins by taking the checkpoints over from an earlier start of the run that may still be about (its
+    driver was killed, or somebody typed the same command twice), which ends at its next save. It ends with everything
+    written that was saved; where the block ends by an error, it writes what it was writing and does not wait for other
+    ranks for long.
 
     A save that fails (a full disk, a store out of reach) leaves the run with the checkpoint before, and is told with a
     warning. The run ends by it if there is none before, if it is one more in a row than ``checkpoint.max_failures``, or if
@@ -64,13 +75,14 @@ class Saver:
         self._failed: CheckpointError | None = None
         self._num_failed = 0
         self._has_good = False
+        self._start = 0
         self.seconds: dict[str, float] = {}
         """Of the last save, as metrics: the loop's wait for the save before, its whole time in ``save``, and how long the
         save before took to be written behind it."""
 
     def __enter__(self) -> Saver:
         store = Store.of_run(self._home)
-        self._check_shared(store)
+        self._take_over(store)
         if self._worker.is_main:
             self._has_good = any(not store.problems(step, checksums=False) for step in store.steps())
         return self
@@ -129,28 +141,41 @@ class Saver:
         optimizer = {name: engine.named_state(rank, world) for name, engine in engines.items()}
         return Snapshot(state=state, weights=weights, optimizer=optimizer)
 
-    def _check_shared(self, store: Store) -> None:
-        """Make sure that all ranks see the same store, and not each a folder of its own."""
+    def _take_over(self, store: Store) -> None:
+        """Make the checkpoints those of this start of the run, and see that all ranks mean the same ones; a collective."""
         store.probe()
-        name, storage = "shared.json", store.storage
+        drawn = torch.tensor(secrets.randbits(48) if self._worker.is_main else 0, device=self._worker.device)
+        self._start = int(all_reduce_sum(drawn))
         if self._worker.is_main:
-            storage.write(name, b"{}")
+            store.storage.write(OWNER, json.dumps({"start": self._start, "node": socket.gethostname()}).encode())
         barrier()
-        if storage.read(name) is None:
-            raise CheckpointError(
-                f"rank {self._worker.rank} does not see what rank 0 writes to {storage.name}",
-                "set output_dir to storage that all nodes share, or checkpoint.store to a bucket",
+        if self._worker.is_main or self._owner() == self._start:
+            return
+        raise CheckpointError(
+            f"rank {self._worker.rank} does not see what rank 0 writes to {store.storage.name}",
+            "set output_dir to storage that all nodes share, or checkpoint.store to a bucket",
+        )
+
+    def _owner(self) -> int | None:
+        """Which start of the run the checkpoints belong to."""
+        data = Store.of_run(self._home).storage.read(OWNER)
+        return None if data is None else int(json.loads(data)["start"])
+
+    def _check_owner(self) -> None:
+        """Refuse to write beside another start of the same run."""
+        if self._owner() != self._start:
+            raise _TakenOverError(
+                f"the run in {Store.of_run(self._home).storage.name} was started again elsewhere, and this start of it ends",
+                f"let the other one go on; for a run of its own, give it another name (--set name={self._config.name}-2)",
             )
-        barrier()
-        if self._worker.is_main:
-            storage.delete(name)
 
     def _begin(self, draft: Draft) -> Exception | None:
         """Make the store ready for all ranks, on rank 0; what hinders that."""
         if self._worker.is_main:
             try:
+                self._check_owner()
                 draft.begin()
-            except (OSError, DataError) as error:
+            except (OSError, DataError, CheckpointError) as error:
                 return error
         return None
 
@@ -172,6 +197,7 @@ class Saver:
         verdict = _DONE
         if self._worker.is_main and error is not None:
             tolerated = self._has_good and self._num_failed < self._config.checkpoint.max_failures
+            tolerated &= not isinstance(error, _TakenOverError)
             verdict = _TOLERATED if tolerated else _TOO_MUCH
         shared = torch.tensor(verdict, device=self._worker.device)
         verdict = int(all_reduce_sum(shared))  # the other ranks add 0
@@ -218,8 +244,16 @@ class Saver:
             raise
         if self._worker.is_main:
             try:
-                timeout = self._config.checkpoint.commit_timeout
-                draft.finish(self._config, snapshot.weights, snapshot.state, seconds=timeout, leaving=self._leaving)
+                draft.finish(
+                    self._config,
+                    snapshot.weights,
+                    snapshot.state,
+                    seconds=self._config.checkpoint.commit_timeout,
+                    leaving=self._leaving,
+                    confirm=self._check_owner,
+                )
+            except _TakenOverError:
+                raise  # what lies there is the other start's
             except (OSError, DataError, CheckpointError):
                 self._discard(draft)
                 raise

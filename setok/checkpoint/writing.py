@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from setok.checkpoint.finding import folder_of
 from setok.checkpoint.manifest import Best, Entry, Manifest
 from setok.checkpoint.state import TrainerState
 from setok.checkpoint.store import CONFIG, MANIFEST, MODEL, TRAINER, WRITING, Store, name_of
@@ -88,6 +89,7 @@ class Draft:
         *,
         seconds: float = 0.0,
         leaving: threading.Event | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         """Write the rest, wait for the parts of all ranks, and write the manifest; by rank 0.
 
@@ -95,6 +97,7 @@ class Draft:
             weights: module name → parameter or buffer name → whole tensor.
             seconds: how long to wait for parts once the rest is written.
             leaving: when set, there is no more than ``LEAVING_SECONDS`` left for that.
+            confirm: called right before the manifest; raises if there should be none.
 
         Raises:
             CheckpointError: parts did not come; says of which ranks.
@@ -108,6 +111,7 @@ class Draft:
         files |= self._wait_for_parts(state.world_size, seconds, leaving or threading.Event())
         best = Best(metric=config.checkpoint.best_metric, order=config.checkpoint.best_is)
         manifest = Manifest(step=self.step, files=files, metrics=state.metrics, best=best)
+        confirm()
         self._write(MANIFEST, lambda file: file.write(manifest.to_bytes()))
         if self.store.storage.local is not None:
             self._rename(self.store.storage.local)
@@ -170,18 +174,18 @@ class Draft:
 
 
 def save(
-    run: str | Path,
+    run_dir: Path,
     config: TrainConfig,
     weights: Mapping[str, Mapping[str, Tensor]],
     optimizer: Mapping[str, Mapping[str, Tensor]],
     state: TrainerState,
 ) -> Path:
     """Write a whole checkpoint from one process into a run's folder; the checkpoint's folder."""
-    draft = Draft(run, state.step)
+    draft = Draft(run_dir, state.step)
     draft.begin()
     draft.write_part(optimizer, rank=0, world_size=1)
     draft.finish(config, weights, state)
-    return Path(draft.store.shown(state.step))
+    return folder_of(run_dir, state.step)
 
 
 @torch.no_grad()

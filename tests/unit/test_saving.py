@@ -50,6 +50,11 @@ def state(step: int, world_size: int = 1) -> TrainerState:
     return TrainerState(step=step, samples=step, world_size=world_size)
 
 
+def started(config: TrainConfig, *, world_size: int = 1) -> Saver:
+    """Rank 0's saver, for tests that do not come to the end of its block."""
+    return Saver(config, worker_for(config, world_size=world_size)).__enter__()
+
+
 def steps_of(config: TrainConfig) -> list[int]:
     """Of the good checkpoints, oldest first."""
     store = Store.of_run(checkpoint.home_of(config))
@@ -130,7 +135,7 @@ def test_synchronous_saving_is_done_when_it_returns(tmp_path: Path) -> None:
 
 def test_rank_0_waits_for_the_parts_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path)
-    first = Saver(config, worker_for(config, world_size=2))
+    first = started(config, world_size=2)
     second = Saver(config, worker_for(config, rank=1, world_size=2))
     first.save({}, state(1, 2), None)
     time.sleep(0.2)
@@ -143,7 +148,7 @@ def test_rank_0_waits_for_the_parts_of_others(tmp_path: Path, monkeypatch: pytes
 
 def test_a_rank_that_never_writes_is_named(tmp_path: Path) -> None:
     config = config_for(tmp_path, checkpoint__commit_timeout=0.1)
-    saver = Saver(config, worker_for(config, world_size=3))
+    saver = started(config, world_size=3)
     saver.save({}, state(1, 3), None)
     with pytest.raises(CheckpointError, match=r"came from rank\(s\) 1, 2\n.*output_dir.*checkpoint\.commit_timeout"):
         saver.wait()
@@ -153,7 +158,7 @@ def test_a_part_that_cannot_be_written_is_told_to_rank_0_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_for(tmp_path, checkpoint__commit_timeout=60.0)
-    first = Saver(config, worker_for(config, world_size=2))
+    first = started(config, world_size=2)
     second = Saver(config, worker_for(config, rank=1, world_size=2))
     first.save({}, state(1, 2), None)
     with full_disk(monkeypatch, "optimizer-00001-of-00002.safetensors", room=8):
@@ -267,20 +272,21 @@ def test_one_save_that_fails_is_a_warning(
     assert steps_of(config) == [1, 3]
     assert "the run goes on, and could resume only from the checkpoint before" in caplog.text
     left = sorted(path.name for path in (config.run_dir / "checkpoints").iterdir())
-    assert left == ["step_00000001", "step_00000003"], "a save that failed takes no room"
+    assert left == ["owner.json", "step_00000001", "step_00000003"], "a save that failed takes no room"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_first_save_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     config = config_for(tmp_path, checkpoint__asynchronous=False)
+    saver = started(config)
     with FAULTS[fault](monkeypatch), pytest.raises(CheckpointError, match="cannot be written"):
-        Saver(config, worker_for(config)).save(ENGINES, state(1), None)
+        saver.save(ENGINES, state(1), None)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])
 def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
     config = config_for(tmp_path, checkpoint__max_failures=allowed, checkpoint__asynchronous=False)
-    saver = Saver(config, worker_for(config))
+    saver = started(config)
     saver.save(ENGINES, state(1), None)
     for step in range(2, 2 + allowed):
         with full_disk(monkeypatch):
@@ -319,6 +325,35 @@ def test_the_last_save_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(CheckpointError, match="No space left"):
         end_on_a_full_disk()
     assert steps_of(config) == [1]
+
+
+# ---------------------------------------------------------------- two starts of one run
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_start_that_was_taken_over_writes_no_more(tmp_path: Path, asynchronous: bool) -> None:
+    """A good checkpoint before is no reason to go on: two would train the same run."""
+    config = config_for(tmp_path, checkpoint__asynchronous=asynchronous)
+    first = started(config)
+    first.save(ENGINES, state(1), None)
+    first.wait()
+    second = started(config)
+    with pytest.raises(CheckpointError, match=r"was started again elsewhere[\s\S]*--set name=run-2"):
+        first.save(ENGINES, state(2), None)
+    second.save(ENGINES, state(3), None)
+    second.wait()
+    assert steps_of(config) == [1, 3]
+
+
+def test_a_save_under_way_ends_when_another_start_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, gate = config_for(tmp_path), Gate(monkeypatch)
+    first = started(config)
+    first.save({}, state(2), None)
+    started(config)
+    gate.opened.set()
+    with pytest.raises(CheckpointError, match="started again elsewhere"):
+        first.wait()
+    assert steps_of(config) == []
 
 
 # ---------------------------------------------------------------- in the loop
