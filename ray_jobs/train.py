@@ -8,6 +8,7 @@ The run's folder is ``output_dir/name``. The same command again goes on from the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 from ray_jobs import launch
 from ray_jobs.launch import console
 from ray_jobs.progress import ProgressView
-from ray_jobs.training import failure
+from ray_jobs.training import failure, history, signs
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -29,16 +30,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A rank that never comes would else be waited for for ever; workers that are slow to start (image pull, scaling
-# up) are given time; a killed worker is noticed before the others have gone far.
+# Workers that are slow to start (image pull, scaling up) are given time; a killed worker is noticed before the others have
+# gone far.
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
-PROCESS_GROUP_TIMEOUT_S = 1800
 
 
 def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Path:
@@ -77,6 +76,9 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         check_cluster(config)
     run_dir.mkdir(parents=True, exist_ok=True)
     failure.clear(run_dir)
+    history.note_sudden_end(run_dir)
+    signs.clear(run_dir)
+    began = time.time()
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
     try:
         with ProgressView(run_dir, console()):
@@ -86,10 +88,13 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
                 train_here(config)
     except Exception as error:
         summary = failure.explain(run_dir, error)
+        history.note_end(run_dir, failure.find_cause(run_dir, error, failure.failures_of(error)), since=began)
         logger.info("the whole failure is in %s", run_dir / failure.FAILURE)
         if isinstance(error, SetokError) or config.scaling.num_workers:
             raise summary from None
         raise
+    if (survived := history.summary(run_dir)) is not None:
+        console().print(f"The run survived {survived}; see {run_dir / history.HISTORY}.")
     return run_dir
 
 
@@ -128,18 +133,21 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     """The loop in Ray Train workers, which start again by themselves after a failure."""
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    scaling = config.scaling
+    patience = max(scaling.start_timeout_s, scaling.collective_timeout_s)
+    # A rank that never comes would else be waited for for ever; the first call of this kind is part of the start.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{patience:g}"
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from ray_jobs.training.dataset import training_data_config
-    from ray_jobs.training.worker import StopForGood, TrainingData, run_worker
+    from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, run_worker
 
-    scaling = config.scaling
-    everyone: list[Any] = [StopForGood(), *callbacks]
+    everyone: list[Any] = [NoteFailures(config), StopForGood(), *callbacks]
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"config": config},
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=math.ceil(patience)),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,

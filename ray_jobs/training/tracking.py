@@ -35,8 +35,11 @@ class Tracker(Protocol):
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Record a picture."""
 
+    def flush(self) -> None:
+        """Write what is still in memory: a run that is killed goes on from a checkpoint and logs nothing before it again."""
+
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is still in memory, for the last time."""
 
 
 class JsonLines:
@@ -44,10 +47,7 @@ class JsonLines:
 
     def __init__(self, run_dir: Path, start_step: int) -> None:
         path = run_dir / METRICS
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
+        cut_lines(path, last_step=start_step)
         self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
@@ -57,12 +57,15 @@ class JsonLines:
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Pictures have no place here."""
 
+    def flush(self) -> None:
+        """Every line is written at once."""
+
     def close(self) -> None:
         self._file.close()
 
 
 class TensorBoard:
-    """Event files in the run's ``tensorboard`` folder."""
+    """Event files in the run's ``tensorboard`` folder; a restart takes back what it is about to log again."""
 
     def __init__(self, run_dir: Path, start_step: int) -> None:
         try:
@@ -72,7 +75,7 @@ class TensorBoard:
                 "logging.tensorboard is on, and the package tensorboard is not installed",
                 "pip install tensorboard, or --set logging.tensorboard=false",
             ) from error
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -81,12 +84,19 @@ class TensorBoard:
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
+    def flush(self) -> None:
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
 
 
 class Wandb:
-    """A Weights & Biases run that a restart continues; ``mode: offline`` writes to the run's folder."""
+    """A Weights & Biases run that a restart continues; ``mode: offline`` writes to the run's folder.
+
+    What W&B has been given stays there. As a resumed run repeats its steps exactly, those it had logged are passed over; how
+    far it had come stands in ``wandb/last_step.txt``, because W&B may not be there to ask.
+    """
 
     def __init__(self, settings: WandbConfig, config: TrainConfig, run_dir: Path) -> None:
         try:
@@ -110,12 +120,27 @@ class Wandb:
         # W&B's own step only grows; after a restart ours goes back to the checkpoint's.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+        self._mark = run_dir / "wandb" / "last_step.txt"
+        self._mark.parent.mkdir(exist_ok=True)
+        self._passed = int(self._mark.read_text()) if self._mark.is_file() else 0
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log({"step": step, **metrics})
+        if step > self._passed:
+            self._set_mark(step)  # before: a step may then be missing after a crash, and is never there twice
+            self._run.log({"step": step, **metrics})
 
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        self._run.log({"step": step, name: self._wandb.Image(picture)})
+        if step > self._passed:
+            self._set_mark(step)
+            self._run.log({"step": step, name: self._wandb.Image(picture)})
+
+    def flush(self) -> None:
+        """W&B's own process has it already."""
+
+    def _set_mark(self, step: int) -> None:
+        temporary = self._mark.with_suffix(".tmp")
+        temporary.write_text(str(step))
+        temporary.replace(self._mark)
 
     def close(self) -> None:
         self._run.finish()
@@ -134,6 +159,16 @@ def open_trackers(config: TrainConfig, run_dir: Path, start_step: int) -> list[T
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     """The lines of a run's ``metrics.jsonl``, oldest first."""
     return [json.loads(line) for line in _lines(run_dir / METRICS)]
+
+
+def cut_lines(path: Path, *, last_step: int) -> None:
+    """Take back the lines of a file of JSON objects whose ``step`` is above ``last_step``, and one that a crash cut off."""
+    if not path.is_file():
+        return
+    kept = [line for line in _lines(path) if json.loads(line)["step"] <= last_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)
 
 
 def picture_of(batch: Batch, output: LossOutput) -> UInt8[np.ndarray, "height width 3"] | None:
