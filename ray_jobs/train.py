@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from ray_jobs import launch
 from ray_jobs.launch import console
 from ray_jobs.progress import ProgressView
-from ray_jobs.training import failure, history, signs
+from ray_jobs.training import failure, history, preflight, signs
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -52,7 +52,7 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         The run's folder.
 
     Raises:
-        ConfigError: the cluster can never give what the run asks for.
+        ConfigError: the cluster can never give what the run asks for, or the folder cannot be used on all nodes.
         CheckpointError: the folder holds a run of another model.
         SetokError: training failed; the summary is in the run's ``failure.txt`` too.
     """
@@ -74,7 +74,9 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         checkpoint.resolve(config.checkpoint.init_from)
     if config.scaling.num_workers:
         check_cluster(config)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    preflight.check_folder(run_dir)
+    if config.scaling.num_workers:
+        preflight.check_nodes(config)
     failure.clear(run_dir)
     history.note_sudden_end(run_dir)
     signs.clear(run_dir)

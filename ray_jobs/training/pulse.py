@@ -11,6 +11,7 @@ import faulthandler
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from dataclasses import asdict, replace
@@ -71,6 +72,7 @@ class Pulse:
         self._now = _Now(0, "starting", now, 0)
         self._stall_seconds = stall_seconds
         self._stacks: IO[str] | None = None
+        self._enabled_before = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="pulse", daemon=True)
         self._uses_events = device.type == "cuda"
@@ -81,6 +83,7 @@ class Pulse:
     def __enter__(self) -> Pulse:
         if self._stall_seconds is not None:
             self._stacks = self._stack_path.open("w", encoding="utf-8")
+            self._enabled_before = faulthandler.is_enabled()
             faulthandler.enable(self._stacks)  # a fatal signal leaves its name and the stacks there
         self._write(self._now)
         self._watch()
@@ -92,7 +95,10 @@ class Pulse:
         self._thread.join()
         if self._stacks is not None:
             faulthandler.cancel_dump_traceback_later()
-            faulthandler.enable()
+            if self._enabled_before:
+                faulthandler.enable(sys.__stderr__)
+            else:
+                faulthandler.disable()
             self._stacks.close()
         if kind is None:
             self._now = _Now(self._now.step, "ended", time.time(), self._now.entered + 1)

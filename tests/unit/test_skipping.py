@@ -89,7 +89,9 @@ def skipped(config: TrainConfig) -> list[dict[str, Any]]:
 def test_a_step_that_is_left_out_changes_nothing_and_is_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = run(tmp_path, "one", monkeypatch, {"18"}, train__ema_decay=0.5)  # in the second micro-batch of the third step
+    config = run(
+        tmp_path, "one", monkeypatch, {"18"}, train__ema_decay=0.5
+    )  # in the second micro-batch of the third step
     assert same(weights(config, 2), weights(config, 3)), "neither the parameters nor the buffers move"
     assert same(optimizer(config, 2), optimizer(config, 3))
     averages = [checkpoint.read_average(checkpoint.folder_of(config.run_dir, step), "model") for step in (2, 3, 4)]
