@@ -118,7 +118,7 @@ def record(run_dir: Path, error: BaseException, *, rank: int) -> None:
         kind=type(error).__name__,
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
-        late_rank=late and late.rank,
+        late_rank=late.rank if late else None,
         late=signs.describe_late(run_dir, late) if late else "",
         late_stack=signs.stack_of(run_dir, late.rank) if late else "",
     )
@@ -165,7 +165,7 @@ def find_cause(run_dir: Path, error: BaseException, failures: Mapping[int, BaseE
     ours = next((found for e in [error, *failures.values()] if (found := find_setok_error(e))), None)
     if ours is not None:
         source = next((entry for entry in records if entry.kind == type(ours).__name__), None)
-        return _cause(run_dir, type(ours).__name__, ours.problem, ours.remedy, source and source.rank)
+        return _cause(run_dir, type(ours).__name__, ours.problem, ours.remedy, source.rank if source else None)
     if died:
         return _of_the_dead(run_dir, died, failures)
     if guilty is None and waiting is not None:
@@ -204,9 +204,9 @@ def _cause(run_dir: Path, kind: str, problem: str, remedy: str, rank: int | None
         time=time.time(),
         step=max((sign.step for sign in everyone), default=None),
         rank=rank,
-        node=sign and sign.node,
-        pid=sign and sign.pid,
-        phase=sign and sign.phase,
+        node=sign.node if sign else None,
+        pid=sign.pid if sign else None,
+        phase=sign.phase if sign else None,
         stack=stack,
     )
 

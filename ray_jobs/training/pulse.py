@@ -95,7 +95,7 @@ class Pulse:
         self._thread.join()
         if self._stacks is not None:
             faulthandler.cancel_dump_traceback_later()
-            if self._enabled_before:
+            if self._enabled_before and sys.__stderr__ is not None:
                 faulthandler.enable(sys.__stderr__)
             else:
                 faulthandler.disable()

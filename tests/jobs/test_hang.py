@@ -61,7 +61,7 @@ def test_a_run_goes_on_after_a_worker_was_stopped(
     """A stopped process answers nothing; its sign of life ends with it."""
     changes: dict[str, Any] = {
         "scaling": {"num_workers": 2, "cpus_per_worker": 0.5, "collective_timeout_s": TIMEOUT, "max_failures": 1},
-        "train": {"steps": 60},
+        "train": {"steps": 30},
         "checkpoint": {"every": 10},
     }
     config = run_config(pictures, tmp_path, "stopped", **changes)
@@ -82,7 +82,7 @@ def test_a_run_goes_on_after_a_worker_was_stopped(
     thread.join(timeout=5)
     assert not psutil.pid_exists(stopped[0].pid), "nothing is left of it"
     steps = [int(line["step"]) for line in read_metrics(run)]
-    assert steps == list(range(1, 61)), "every step is logged once"
+    assert steps == list(range(1, 31)), "every step is logged once"
     failed, resumed = history.read_history(run)
     assert (failed["event"], failed["kind"], failed["rank"]) == ("failure", "late", 1)
     assert f"(pid {stopped[0].pid})" in failed["problem"] and "was in phase" in failed["problem"]
