@@ -15,6 +15,7 @@ from ray_jobs.training import memory
 from ray_jobs.training.engine import Engine, build_engine
 from ray_jobs.training.machine import WorkerContext, limit_collectives
 from ray_jobs.training.pulse import Pulse
+from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
 from ray_jobs.training.saving import is_due, save
 from ray_jobs.training.skipping import Skips
@@ -30,7 +31,7 @@ from setok.stages import Stage, build_stage, load_initial_weights
 
 
 def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
-    """Train from the run's newest good checkpoint, if there is one, to the end.
+    """Train from the run's newest good checkpoint, if there is one, to the end or until a stop is asked for.
 
     Raises:
         NotFiniteError: a loss or gradient is not finite, and the config does not allow to leave the update out.
@@ -61,7 +62,11 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
     fetch = iter(batches)
     skips = Skips.of(config, worker, state)
     with RunLog(config, worker, state, skips, pulse) as log:
+        requests = Requests(config, worker, state.step)
+        request = requests.after(state.step)
         for step in range(first := state.step, config.train.steps):
+            if request is Request.STOP:
+                break
             pulse.enter("waiting for data", step)
             seed_step(config.seed, step, worker.rank)
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
@@ -87,7 +92,8 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
             log.step(done, engines, outputs, norms, factor, batches)
             if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
                 log.picture(done, micro_batches, outputs)
-            if is_due(config, done):
+            request = requests.after(done)
+            if is_due(config, done) or request is not Request.GO_ON:
                 pulse.enter("saving", done)
                 log.phase("saving", done)
                 log.flush()

@@ -44,6 +44,7 @@ class RunLog:
         self._window_step, self._window_wait = state.step, 0.0
         self._shown = self._said = 0.0
         self._latest: dict[str, float] = {}
+        self._done = state.step
 
     def __enter__(self) -> RunLog:
         if self._worker.is_main:
@@ -55,7 +56,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.close()
         if kind is None:
-            self.phase("done", self._config.train.steps)
+            self.phase("done" if self._done == self._config.train.steps else "stopped", self._done)
 
     @property
     def train_seconds(self) -> float:
@@ -90,6 +91,7 @@ class RunLog:
             factor: on the learning rate.
             batches: where the data comes from.
         """
+        self._done = done
         if done == self._start + 1 and self._worker.is_main:
             history.note_step(self._config.run_dir, resumed_from=self._start)
         if "model" in norms:

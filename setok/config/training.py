@@ -68,6 +68,10 @@ class ScalingConfig(Section):
     """The same until the first step is done: workers load weights, open the data and compile for unequal times."""
     straggler_factor: float = Field(1.5, gt=1.0)
     """A worker that steadily takes this many times as long for its own work as the median of the others is named."""
+    max_preemptions: int | None = Field(None, ge=0)
+    """How often it starts again because a node was taken away, which ``max_failures`` does not count; ``null``: always."""
+    poll_seconds: float = Field(5.0, gt=0.0)
+    """How often the workers ask whether a node is about to go, or the run is to stop; both make them save at once."""
 
 
 class DeepSpeedConfig(Section):
