@@ -29,9 +29,8 @@ def script(out: Path, where: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=100)
     )
-    config = fakes.train_config(
-        output_dir=str(out), scaling__num_workers=2, scaling__engine="torch", scaling__collective_timeout_s=4.0
-    )
+    settings = {"engine": "torch", "num_workers": 2, "collective_timeout_s": 4.0}
+    config = fakes.train_config(output_dir=str(out), scaling=settings, checkpoint__commit_timeout=2.0)
 
     class Batches(fakes.FakeBatches):
         def __iter__(self) -> Any:

@@ -17,7 +17,7 @@ from ray_jobs.training.machine import WorkerContext, limit_collectives
 from ray_jobs.training.pulse import Pulse
 from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
-from ray_jobs.training.saving import is_due, save
+from ray_jobs.training.saving import Saver, is_due
 from ray_jobs.training.skipping import Skips
 from setok import checkpoint
 from setok.batch import Batch, LossOutput, StepContext
@@ -25,7 +25,7 @@ from setok.checkpoint import OptimizerState, TrainerState
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
 from setok.ema import WeightAverage
-from setok.errors import CheckpointError, DataError
+from setok.errors import DataError
 from setok.optim import learning_rate_factor
 from setok.stages import Stage, build_stage, load_initial_weights
 
@@ -61,7 +61,7 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
     batches = worker.batches(state.step)
     fetch = iter(batches)
     skips = Skips.of(config, worker, state)
-    with RunLog(config, worker, state, skips, pulse) as log:
+    with RunLog(config, worker, state, skips, pulse) as log, Saver(config, worker) as saver:
         requests = Requests(config, worker, state.step)
         request = requests.after(state.step)
         for step in range(first := state.step, config.train.steps):
@@ -102,8 +102,15 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
                     samples=done * config.train.global_batch_size,
                     world_size=worker.world_size,
                     counters=log.counters(batches),
+                    metrics=log.metrics,
                 )
-                save(config, worker, engines, state, average)
+                saver.save(engines, state, average)
+                log.note(saver.seconds)
+                if worker.validate is not None and config.validates(done):
+                    pulse.enter("evaluating", done)
+                    log.phase("evaluating", done)
+                    saver.wait()
+                    worker.validate(done)
 
 
 def take_turn(
@@ -140,17 +147,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 def agree_on_start(config: TrainConfig, worker: WorkerContext) -> Path | None:
     """The checkpoint to go on from, found by rank 0 for all."""
-    found = checkpoint.newest_good(config.run_dir) if worker.is_main else None
+    home = checkpoint.home_of(config)
+    found = checkpoint.newest_good(home) if worker.is_main else None
     step = int(all_reduce_sum(torch.tensor(checkpoint.step_of(found) if found else 0, device=worker.device)))
     if not step:
         return None
-    path = checkpoint.folder_of(config.run_dir, step)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"rank {worker.rank} does not see {path}, which rank 0 found",
-            "set output_dir to storage that all nodes share",
-        )
-    return path
+    return found or checkpoint.locate(home, step)
 
 
 def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tuple[Stage, dict[str, Engine]]:

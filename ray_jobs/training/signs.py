@@ -15,7 +15,16 @@ SILENT_SECONDS = 3 * IDLE_SECONDS
 """A rank that has written nothing for so long has stopped, whatever it was doing."""
 
 Phase = Literal[
-    "starting", "waiting for data", "preparing", "forward", "backward", "update", "logging", "saving", "ended"
+    "starting",
+    "waiting for data",
+    "preparing",
+    "forward",
+    "backward",
+    "update",
+    "logging",
+    "saving",
+    "evaluating",
+    "ended",
 ]
 
 

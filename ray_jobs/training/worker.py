@@ -74,7 +74,7 @@ class TrainingData:
         from ray_jobs.training.dataset import training_dataset
         from ray_jobs.training.sequences import packing_of
 
-        found = checkpoint.newest_good(self._config.run_dir)
+        found = checkpoint.newest_good(checkpoint.home_of(self._config))
         start_step = checkpoint.step_of(found) if found else 0
         workers, packing = self._config.scaling.num_workers, packing_of(self._config)
         return training_dataset(self._config, start_step=start_step, num_workers=workers, packing=packing)

@@ -62,7 +62,7 @@ def test_a_run_goes_on_after_a_worker_was_stopped(
     changes: dict[str, Any] = {
         "scaling": {"num_workers": 2, "cpus_per_worker": 0.5, "collective_timeout_s": TIMEOUT, "max_failures": 1},
         "train": {"steps": 30},
-        "checkpoint": {"every": 10},
+        "checkpoint": {"every": 10, "commit_timeout": 2.0},
     }
     config = run_config(pictures, tmp_path, "stopped", **changes)
     stopped: list[signs.Sign] = []

@@ -51,9 +51,13 @@ def test_wandb_is_never_given_a_step_twice(tmp_path: Path, wandb_run: FakeRun) -
         log = start_wandb(tmp_path)
         for step in range(first + 1, last + 1):
             log.scalars({"train/loss": step / 2}, step)
+            if step > 3 and step % 4 == 3:
+                log.scalars({"eval/psnr": 9.0}, step - 3)  # an evaluation that took three steps
             if step % 5 == 0:
                 log.image("train/images", PICTURE, step)
     assert [line["step"] for line in wandb_run.lines if "train/loss" in line] == list(range(1, 17))
+    start_wandb(tmp_path).scalars({"eval/psnr": 9.0}, 16)  # one that was done after the run's end
+    assert [line["step"] for line in wandb_run.lines if "eval/psnr" in line] == [4, 8, 12, 16]
     assert [line["step"] for line in wandb_run.lines if "train/images" in line] == [5, 10, 15]
 
 
