@@ -8,6 +8,7 @@ The run's folder is ``output_dir/name``. The same command again goes on from the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from ray_jobs import launch
 from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
-from ray_jobs.training import failure
+from ray_jobs.training import failure, history, preflight, signs
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
@@ -33,17 +34,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A rank that never comes would else be waited for for ever; workers that are slow to start (image pull, scaling
-# up) are given time; a killed worker is noticed before the others have gone far.
+# Workers that are slow to start (image pull, scaling up) are given time; a killed worker is noticed before the others have
+# gone far; one that hangs is not asked for long to take leave of the others.
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
-PROCESS_GROUP_TIMEOUT_S = 1800
 
 
 def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Path:
@@ -58,7 +58,7 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         The run's folder.
 
     Raises:
-        ConfigError: the cluster can never give what the run asks for.
+        ConfigError: the cluster can never give what the run asks for, or the folder cannot be used on all nodes.
         CheckpointError: the folder holds a run of another model.
         SetokError: training failed; the summary is in the run's ``failure.txt`` too.
         Stopped: the run was asked to stop, and has saved.
@@ -86,8 +86,13 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         checkpoint.resolve(config.checkpoint.init_from)
     if config.scaling.num_workers:
         check_cluster(config)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    preflight.check_folder(run_dir)
+    if config.scaling.num_workers:
+        preflight.check_nodes(config)
     failure.clear(run_dir)
+    history.note_sudden_end(run_dir)
+    signs.clear(run_dir)
+    began = time.time()
     forget_request(run_dir)
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
     try:
@@ -105,10 +110,13 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
             raise
     except Exception as error:
         summary = failure.explain(run_dir, error)
+        history.note_end(run_dir, failure.find_cause(run_dir, error, failure.failures_of(error)), since=began)
         logger.info("the whole failure is in %s", run_dir / failure.FAILURE)
         if isinstance(error, SetokError) or config.scaling.num_workers:
             raise summary from None
         raise
+    if (survived := history.summary(run_dir)) is not None:
+        console().print(f"The run survived {survived}; see {run_dir / history.HISTORY}.")
     return run_dir
 
 
@@ -171,14 +179,17 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     """The loop in Ray Train workers, which start again by themselves after a failure."""
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    scaling = config.scaling
+    patience = max(scaling.start_timeout_s, scaling.collective_timeout_s)
+    # A rank that never comes would else be waited for for ever; the first call of this kind is part of the start.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{patience:g}"
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from ray_jobs.training.dataset import training_data_config
-    from ray_jobs.training.worker import StopForGood, TrainingData, run_worker
+    from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, run_worker
 
-    scaling = config.scaling
-    everyone: list[Any] = [StopForGood(), *callbacks]
+    everyone: list[Any] = [NoteFailures(config), StopForGood(), *callbacks]
 
     class Trainer(TorchTrainer):
         """One that leaves Ctrl-C to ``stop_on_signal``: Ray's answer would be to abort without saving."""
@@ -188,7 +199,7 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     trainer = Trainer(
         run_worker,
         train_loop_config={"config": config},
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=math.ceil(patience)),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,8 +36,11 @@ class Tracker(Protocol):
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Record a picture."""
 
+    def flush(self) -> None:
+        """Write what is still in memory: a run that is killed goes on from a checkpoint and logs nothing before it again."""
+
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is still in memory, for the last time."""
 
 
 class JsonLines:
@@ -45,9 +48,9 @@ class JsonLines:
 
     def __init__(self, run_dir: Path, start_step: int) -> None:
         self._path = run_dir / METRICS
-        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
-        self._last = max((json.loads(line)["step"] for line in kept), default=-1)
-        self._rewrite(kept)
+        cut_lines(self._path, last_step=start_step)
+        self._last = max((json.loads(line)["step"] for line in _lines(self._path)), default=-1)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         new = {"step": step, "time": round(time.time(), 3), **metrics}
@@ -65,6 +68,9 @@ class JsonLines:
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Pictures have no place here."""
 
+    def flush(self) -> None:
+        """Every line is written at once."""
+
     def close(self) -> None:
         self._file.close()
 
@@ -76,7 +82,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files in the run's ``tensorboard`` folder."""
+    """Event files in the run's ``tensorboard`` folder; a restart takes back what it is about to log again."""
 
     def __init__(self, run_dir: Path, start_step: int) -> None:
         try:
@@ -86,7 +92,7 @@ class TensorBoard:
                 "logging.tensorboard is on, and the package tensorboard is not installed",
                 "pip install tensorboard, or --set logging.tensorboard=false",
             ) from error
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -95,12 +101,20 @@ class TensorBoard:
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
+    def flush(self) -> None:
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
 
 
 class Wandb:
-    """A Weights & Biases run that a restart continues; ``mode: offline`` writes to the run's folder."""
+    """A Weights & Biases run that a restart continues; ``mode: offline`` writes to the run's folder.
+
+    What W&B has been given stays there. As a resumed run repeats its steps exactly, those it had logged are passed over, and
+    so are evaluations, which come later than their steps. What it has stands in ``wandb/given.json``, because W&B may not be
+    there to ask.
+    """
 
     def __init__(self, settings: WandbConfig, config: TrainConfig, run_dir: Path) -> None:
         try:
@@ -124,12 +138,37 @@ class Wandb:
         # W&B's own step only grows; after a restart ours goes back to the checkpoint's.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+        self._path = run_dir / "wandb" / "given.json"
+        self._path.parent.mkdir(exist_ok=True)
+        given: dict[str, Any] = (
+            json.loads(self._path.read_text()) if self._path.is_file() else {"last_step": 0, "evaluated": []}
+        )
+        self._passed = self._last = int(given["last_step"])
+        self._evaluated: list[int] = list(given["evaluated"])
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        if all(name.startswith("eval/") for name in metrics):
+            if step in self._evaluated:
+                return
+            self._evaluated.append(step)
+        elif step <= self._passed:
+            return
+        else:
+            self._last = max(step, self._last)
+        self._note_given()  # before: a step may then be missing after a crash, and is never there twice
         self._run.log({"step": step, **metrics})
 
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        self._run.log({"step": step, name: self._wandb.Image(picture)})
+        if step > self._passed:
+            self._run.log({"step": step, name: self._wandb.Image(picture)})
+
+    def flush(self) -> None:
+        """W&B's own process has it already."""
+
+    def _note_given(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"last_step": self._last, "evaluated": self._evaluated}), encoding="utf-8")
+        temporary.replace(self._path)
 
     def close(self) -> None:
         self._run.finish()
@@ -148,6 +187,16 @@ def open_trackers(config: TrainConfig, run_dir: Path, start_step: int) -> list[T
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     """The lines of a run's ``metrics.jsonl``, oldest first."""
     return [json.loads(line) for line in _lines(run_dir / METRICS)]
+
+
+def cut_lines(path: Path, *, last_step: int) -> None:
+    """Take back the lines of a file of JSON objects whose ``step`` is above ``last_step``, and one that a crash cut off."""
+    if not path.is_file():
+        return
+    kept = [line for line in _lines(path) if json.loads(line)["step"] <= last_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)
 
 
 class EvaluationFeed:

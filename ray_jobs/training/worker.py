@@ -14,7 +14,7 @@ from ray.data import Dataset
 from ray.train import UserCallback
 
 from ray_jobs.launch import setup_logging
-from ray_jobs.training import failure
+from ray_jobs.training import failure, history
 from ray_jobs.training.loop import train_loop
 from ray_jobs.training.machine import Batches, WorkerContext
 from setok import checkpoint
@@ -50,6 +50,7 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
         report=ray.train.report,
         nodes_to_go=nodes_to_go,
     )
+    failure.clear_record(config.run_dir, rank=rank)
     try:
         train_loop(config, worker)
     except Exception as error:
@@ -77,6 +78,18 @@ class TrainingData:
         start_step = checkpoint.step_of(found) if found else 0
         workers, packing = self._config.scaling.num_workers, packing_of(self._config)
         return training_dataset(self._config, start_step=start_step, num_workers=workers, packing=packing)
+
+
+class NoteFailures(UserCallback):
+    """Writes every break-down into the run's history, before Ray starts the workers anew."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._run_dir = config.run_dir
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Find the first cause among what the workers raised."""
+        error = next(iter(worker_exceptions.values()))
+        history.note_failure(self._run_dir, failure.find_cause(self._run_dir, error, worker_exceptions))
 
 
 class StopForGood(UserCallback):

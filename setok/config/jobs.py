@@ -153,6 +153,13 @@ class TrainConfig(Job):
                 f" model.image_size={self.model.image_size}",
                 "set loss.perceptual=0, or raise model.image_size",
             )
+        waits, commits = self.scaling.collective_timeout_s, self.checkpoint.commit_timeout
+        if self.num_ranks > 1 and commits >= waits:
+            raise ConfigError(
+                f"checkpoint.commit_timeout={commits:g} lets rank 0 wait for longer than the others wait for it"
+                f" (scaling.collective_timeout_s={waits:g})",
+                f"--set scaling.collective_timeout_s={2 * commits:g}, or lower checkpoint.commit_timeout",
+            )
         self._check_stage()
         self._check_validation()
         parts = PARTS[self.stage == "tokenizer"]

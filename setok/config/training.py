@@ -38,6 +38,12 @@ class TrainSection(Section):
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
     """Decay of a running average of the weights, such as 0.999, which evaluation and inference then use; 0 keeps none."""
     deterministic: bool = False
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: ``stop`` ends the run before the update; ``skip`` leaves the update out on all
+    workers, notes the samples in ``skipped.jsonl``, and goes on. The schedule goes on too; the running average waits."""
+    max_skipped: int = Field(10, ge=1)
+    """Of ``skip``: this many updates may be left out in the whole run, restarts included."""
+    max_skipped_in_a_row: int = Field(3, ge=1)
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
     threads_per_worker: int | None = Field(None, ge=1)
@@ -55,6 +61,14 @@ class ScalingConfig(Section):
     cpus_per_worker: float = Field(0.5, gt=0.0)
     max_failures: int = Field(3, ge=0)
     """How often a broken run starts again from its newest good checkpoint by itself."""
+    collective_timeout_s: float = Field(600.0, gt=0.0)
+    """Seconds that a worker waits for the others, as in the sum of gradients, before it takes one of them for lost. Must be
+    above the longest pause of a single worker, such as rank 0's writing of a checkpoint while the others wait to save the next
+    one, and above ``checkpoint.commit_timeout``."""
+    start_timeout_s: float = Field(1800.0, gt=0.0)
+    """The same until the first step is done: workers load weights, open the data and compile for unequal times."""
+    straggler_factor: float = Field(1.5, gt=1.0)
+    """A worker that steadily takes this many times as long for its own work as the median of the others is named."""
     max_preemptions: int | None = Field(None, ge=0)
     """How often it starts again because a node was taken away, which ``max_failures`` does not count; ``null``: always."""
     poll_seconds: float = Field(5.0, gt=0.0)
@@ -87,7 +101,7 @@ class CheckpointConfig(Section):
     max_failures: int = Field(2, ge=0)
     """How many saves in a row may fail (full disk, store out of reach) before the run ends; it ends at the first if there is
     no good checkpoint, and never without having written its last one."""
-    commit_timeout: float = Field(1200.0, gt=0.0)
+    commit_timeout: float = Field(300.0, gt=0.0)
     """Seconds that rank 0, done with its own part, waits for those of the other ranks."""
     init_from: str | None = None
     """A run or checkpoint, in a folder or a store, whose weights this run starts from."""

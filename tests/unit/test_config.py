@@ -23,6 +23,7 @@ from setok.config import (
     load_config,
 )
 from setok.errors import ConfigError
+from tests import fakes
 
 NUM_PRESETS = 14
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
@@ -284,3 +285,11 @@ def test_a_typo_in_a_list_item_is_told_once() -> None:
         build(TrainConfig, tree)
     assert "did you mean 'path'?" in str(raised.value)
     assert "at least 1 item" not in str(raised.value)
+
+
+def test_rank_0_may_not_wait_for_longer_than_the_others_wait_for_it() -> None:
+    changes = {"scaling__num_workers": 2, "checkpoint__commit_timeout": 700.0}
+    with pytest.raises(ConfigError, match=r"commit_timeout=700 .*collective_timeout_s=600\)\n  → .*timeout_s=1400"):
+        fakes.train_config(**changes)
+    assert fakes.train_config(**changes, scaling__collective_timeout_s=1400.0)
+    assert fakes.train_config(**changes | {"scaling__num_workers": 0})
