@@ -169,7 +169,7 @@ def test_the_workers_that_came_are_nothing_to_be_written() -> None:
     """Else a checkpoint of three workers could not be read again, where three do not divide the batch."""
     sizes = {"train": {"global_batch_size": 8, "micro_batch_size": 2}, "scaling": {"num_workers": [1, 3]}}
     config = build(TrainConfig, TRAIN | sizes)
-    three = pickle.loads(pickle.dumps(config.with_workers(3)))  # noqa: S301 - our own
+    three = pickle.loads(pickle.dumps(config.with_workers(3)))
     assert three.num_ranks == 3
     assert dump_config(three) == dump_config(config)
     assert build(TrainConfig, yaml.safe_load(dump_config(three))) == config

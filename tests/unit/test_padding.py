@@ -53,7 +53,9 @@ def assert_same(config: TrainConfig, plain: Sequence[Batch], filled: Sequence[Ba
         assert other.keys() >= gradients.keys()
         for key, gradient in other.items():
             wanted = gradients.get(key, torch.zeros_like(gradient))
-            torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{name} {k}: {m}")
+            torch.testing.assert_close(
+                gradient, wanted, rtol=1e-4, atol=1e-6, msg=lambda m, at=f"{name} {key}": f"{at}: {m}"
+            )
 
 
 def images(count: int, size: int) -> ImageTextBatch:
