@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,23 @@ from setok.errors import SetokError
 J = TypeVar("J", bound=Job)
 
 EXIT_ERROR = 2
+EXIT_STOPPED = 75
+"""A run was asked to stop, and has saved: ``EX_TEMPFAIL`` of sysexits.h, "try again later"."""
 EXIT_INTERRUPTED = 130
 GIBIBYTE = 2**30
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A run was asked to stop, and has saved where it stood.
+
+    Args:
+        run_dir: the run's folder.
+        number: the signal that asked, or that it was as good as.
+    """
+
+    def __init__(self, run_dir: Path, number: int) -> None:
+        super().__init__(run_dir, number)
+        self.run_dir, self.number = run_dir, number
 
 
 # ---------------------------------------------------------------- command line
@@ -108,7 +124,8 @@ def parse(
 def run(main: Callable[[], Any]) -> NoReturn:
     """Call ``main`` as a command: set up logging, tell a failure plainly, and exit.
 
-    Exit codes: 0 done, 2 a ``SetokError`` or a file that cannot be used (what and what to do is printed), 130 interrupted.
+    Exit codes: 0 done, 2 a ``SetokError`` or a file that cannot be used (what and what to do is printed), 75 stopped by
+    SIGTERM after saving, 130 interrupted.
     Other exceptions are bugs and keep their traceback.
     """
     setup_logging()
@@ -125,6 +142,9 @@ def run(main: Callable[[], Any]) -> NoReturn:
             SetokError(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
         )
         raise SystemExit(EXIT_ERROR) from None
+    except Stopped as stopped:
+        error_console().print(f"{stopped.run_dir} is saved. The same command goes on from there.", style="yellow")
+        raise SystemExit(EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_STOPPED) from None
     except KeyboardInterrupt:
         error_console().print("Interrupted. The same command goes on from the newest checkpoint.", style="yellow")
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -20,6 +20,7 @@ PROGRESS = "progress.json"
 PLAIN_SECONDS = 10.0
 """Where the output is no terminal, a line comes this often."""
 QUIET_SECONDS = 20.0
+ENDED = ("stopped", "done")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Progress:
     step: int
     steps: int
     phase: str
-    """``starting``, ``training``, ``saving`` or ``done``."""
+    """``starting``, ``training``, ``saving``, ``stopped`` or ``done``."""
     time: float
     """When this was written, in seconds since 1970."""
     resumed_from: int = 0
@@ -52,13 +53,13 @@ class Progress:
             parts.append(f"{self.images_per_second:.1f} images/s")
         if self.wait_fraction is not None:
             parts.append(f"waiting for data {self.wait_fraction:.0%}")
-        if self.seconds_left is not None and self.phase != "done":
+        if self.seconds_left is not None and self.phase not in ENDED:
             parts.append(f"{_duration(self.seconds_left)} left")
         if self.resumed_from:
             parts.append(f"resumed from {self.resumed_from}")
         if self.phase != "training":
             parts.append(self.phase)
-        if now is not None and self.phase != "done" and now - self.time > QUIET_SECONDS:
+        if now is not None and self.phase not in ENDED and now - self.time > QUIET_SECONDS:
             parts.append(f"no news for {now - self.time:.0f} s: a slow step, or workers that start again")
         return " · ".join(parts)
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ray_jobs import launch
-from ray_jobs.launch import console
+from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure
+from ray_jobs.training.stopping import forget_request, stop_on_signal
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -36,6 +37,7 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
 PROCESS_GROUP_TIMEOUT_S = 1800
@@ -56,6 +58,7 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         ConfigError: the cluster can never give what the run asks for.
         CheckpointError: the folder holds a run of another model.
         SetokError: training failed; the summary is in the run's ``failure.txt`` too.
+        Stopped: the run was asked to stop, and has saved.
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
@@ -77,13 +80,17 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         check_cluster(config)
     run_dir.mkdir(parents=True, exist_ok=True)
     failure.clear(run_dir)
+    forget_request(run_dir)
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
     try:
-        with ProgressView(run_dir, console()):
+        with stop_on_signal(run_dir), ProgressView(run_dir, console()):
             if config.scaling.num_workers:
                 train_on_ray(config, callbacks)
             else:
                 train_here(config)
+    except Stopped:
+        if not is_finished(config):
+            raise
     except Exception as error:
         summary = failure.explain(run_dir, error)
         logger.info("the whole failure is in %s", run_dir / failure.FAILURE)
@@ -91,6 +98,12 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
             raise summary from None
         raise
     return run_dir
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run has a checkpoint of its last step."""
+    newest = next(iter(checkpoint.list_checkpoints(config.run_dir)), None)
+    return newest is not None and checkpoint.step_of(newest) >= config.train.steps
 
 
 def train_here(config: TrainConfig) -> None:
@@ -135,7 +148,13 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
 
     scaling = config.scaling
     everyone: list[Any] = [StopForGood(), *callbacks]
-    trainer = TorchTrainer(
+
+    class Trainer(TorchTrainer):
+        """One that leaves Ctrl-C to ``stop_on_signal``: Ray's answer would be to abort without saving."""
+
+        def _register_sigint_handler(self, controller: Any) -> None: ...
+
+    trainer = Trainer(
         run_worker,
         train_loop_config={"config": config},
         torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
@@ -149,16 +168,16 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
         run_config=RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(config.run_dir / "ray"),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            failure_config=FailureConfig(
+                max_failures=scaling.max_failures,
+                max_preemption_failures=-1 if scaling.max_preemptions is None else scaling.max_preemptions,
+            ),
             callbacks=everyone,
         ),
         datasets={"train": TrainingData(config)},
         dataset_config=TrainingDataConfig(config.data),
     )
-    try:
-        trainer.fit()
-    except SystemExit:  # what Ray makes of Ctrl-C, with a status that its own source calls undependable
-        raise KeyboardInterrupt from None
+    trainer.fit()
 
 
 # ---------------------------------------------------------------- before it starts

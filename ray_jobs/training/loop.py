@@ -13,6 +13,7 @@ import torch
 
 from ray_jobs.training.engine import Engine, build_engine
 from ray_jobs.training.machine import WorkerContext
+from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
 from ray_jobs.training.saving import is_due, save
 from setok import checkpoint
@@ -28,7 +29,7 @@ from setok.stages import Stage, build_stage, load_initial_weights
 
 
 def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
-    """Train from the run's newest good checkpoint, if there is one, to the end.
+    """Train from the run's newest good checkpoint, if there is one, to the end or until a stop is asked for.
 
     Raises:
         TrainingError: loss or gradient is not finite, or memory is exhausted.
@@ -43,7 +44,11 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
     batches = worker.batches(state.step)
     fetch = iter(batches)
     with RunLog(config, worker, state) as log:
+        requests = Requests(config, worker, state.step)
+        request = requests.after(state.step)
         for step in range(state.step, config.train.steps):
+            if request is Request.STOP:
+                break
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
             check_number(micro_batches, config, step)
             with engines["model"].whole(stage.prepares_with):
@@ -68,7 +73,8 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
             log.step(done, engines, outputs, norms, factor, batches)
             if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
                 log.picture(done, micro_batches, outputs)
-            if is_due(config, done):
+            request = requests.after(done)
+            if is_due(config, done) or request is not Request.GO_ON:
                 log.phase("saving", done)
                 save(config, worker, engines, state, average)
 

@@ -34,6 +34,8 @@ class WorkerContext:
     """The data from an optimizer step on."""
     report: Callable[[dict[str, float]], None]
     """Tell Ray about the metrics; called on all ranks at the same steps."""
+    nodes_to_go: Callable[[], frozenset[str]] = frozenset
+    """Nodes of the run that are about to be taken away; called on all ranks at the same steps, and the same on all."""
 
     @property
     def is_main(self) -> bool:

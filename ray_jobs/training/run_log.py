@@ -36,6 +36,7 @@ class RunLog:
         self._window_step, self._window_wait = state.step, 0.0
         self._shown = self._said = 0.0
         self._latest: dict[str, float] = {}
+        self._done = state.step
 
     def __enter__(self) -> RunLog:
         if self._worker.is_main:
@@ -47,7 +48,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.close()
         if kind is None:
-            self.phase("done", self._config.train.steps)
+            self.phase("done" if self._done == self._config.train.steps else "stopped", self._done)
 
     @property
     def train_seconds(self) -> float:
@@ -64,6 +65,7 @@ class RunLog:
         batches: Batches,
     ) -> None:
         """Take note of a finished step, and log it if it is its turn."""
+        self._done = done
         self._latest["loss"] = engines["model"].loss
         if done % self._config.train.log_every == 0 or done == self._config.train.steps:
             metrics = self._timings(done, batches) | {"train/learning_rate": self._config.optim.learning_rate * factor}

@@ -55,12 +55,19 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
         device=get_device() if config.scaling.use_gpu else torch.device("cpu"),
         batches=batches,
         report=ray.train.report,
+        nodes_to_go=nodes_to_go,
     )
     try:
         train_loop(config, worker)
     except Exception as error:
         failure.record(config.run_dir, error, rank=rank)
         raise
+
+
+def nodes_to_go() -> frozenset[str]:
+    """Ids of the workers' nodes that were announced to be taken away; a barrier over all workers."""
+    info = ray.train.get_preemption_info()
+    return frozenset() if info is None else frozenset(info.preempted_node_ids)
 
 
 class TrainingData:

@@ -60,6 +60,10 @@ class ScalingConfig(Section):
     cpus_per_worker: float = Field(0.5, gt=0.0)
     max_failures: int = Field(3, ge=0)
     """How often a broken run starts again from its newest good checkpoint by itself."""
+    max_preemptions: int | None = Field(None, ge=0)
+    """How often it starts again because a node was taken away, which ``max_failures`` does not count; ``null``: always."""
+    poll_seconds: float = Field(5.0, gt=0.0)
+    """How often the workers ask whether a node is about to go, or the run is to stop; both make them save at once."""
 
     @property
     def is_elastic(self) -> bool:

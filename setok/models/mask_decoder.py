@@ -1,15 +1,16 @@
 """Pointing: the hidden state at ``[Seg]`` becomes a mask, after SAM's light decoder (Kirillov et al. 2023).
 
-The query and the picture's semantic tokens look at the patches and the patches look back, a few times over. The patches know
-what cluster they are in, so a whole cluster is pointed at easily; the encoder's own features and the raw pixels beside them draw
-the border where clusters are too coarse. The mask is the product of the query with every place of the upsampled map.
+The query and the picture's semantic tokens look at the patches and the patches look back, a few times over. The encoder's own
+features and the raw pixels beside them draw the border where clusters are too coarse. The mask is the product of the query
+with every place of the upsampled map, plus the product of the query with the token of the cluster that the place is in: which
+of the tokens is meant needs no border, and is learnt long before one can be drawn.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
@@ -62,6 +63,7 @@ class MaskDecoder(nn.Module):
         self.from_patches = nn.Linear(patch_width + feature_width + token_width, width)
         self.from_tokens = nn.Linear(token_width, width)
         self.from_query = nn.Linear(token_width, width)
+        self.point_from, self.point_at = nn.Linear(token_width, width), nn.Linear(token_width, width)
         self.blocks = nn.ModuleList(TwoWayBlock(width, config.num_heads, config.mlp_ratio) for _ in range(config.depth))
         fine = max(8, width // 2)
         self.from_pixels = nn.Sequential(
@@ -96,6 +98,8 @@ class MaskDecoder(nn.Module):
         real = F.pad(visual.mask, (1, 0), value=True).unsqueeze(1)
         for block in self.blocks:
             queries, x = block(queries, x, real)
+        pointed = einsum(self.point_from(query), self.point_at(own.to(query)), "b d, b n d -> b n") / self.width**0.5
+        pointed = rearrange(pointed.float(), "b (h w) -> b 1 h w", h=visual.grid[0])
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
         fine = (size[0] // self.stride, size[1] // self.stride)
         whole = pixel_values[..., : fine[0] * self.stride, : fine[1] * self.stride].to(query) / 127.5 - 1
@@ -106,6 +110,7 @@ class MaskDecoder(nn.Module):
         filters = self.to_filter(self.query_norm(queries[:, 0])).float()
         with torch.autocast(query.device.type, enabled=False):
             logits = torch.einsum("bd,bdhw->bhw", filters[:, :-1], fine_map.float()) + filters[:, -1, None, None]
+            logits = logits + F.interpolate(pointed, fine, mode="nearest").squeeze(1)
             return F.interpolate(logits.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 

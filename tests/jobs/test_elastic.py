@@ -95,20 +95,19 @@ def script(root: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
 
-    def saved(step: int) -> bool:
-        return checkpoint.folder_of(config.run_dir, step).is_dir()
-
-    def change() -> None:
-        while not saved(GROW):
+    def wait_for(step: int) -> None:
+        while not checkpoint.folder_of(config.run_dir, step).is_dir():
+            assert running.is_alive(), f"the run ended before step {step}"
             time.sleep(0.1)
-        added = cluster.add_node(**node)
-        while not saved(SHRINK):
-            time.sleep(0.1)
-        cluster.remove_node(added, allow_graceful=False)
 
     worker.run_worker = holding_worker
-    threading.Thread(target=change, daemon=True).start()
-    train(config)
+    running = threading.Thread(target=train, args=[config], daemon=True)  # nodes must be added in the main thread
+    running.start()
+    wait_for(GROW)
+    added = cluster.add_node(**node)
+    wait_for(SHRINK)
+    cluster.remove_node(added, allow_graceful=False)
+    running.join()
     ray.shutdown()
     cluster.shutdown()
 

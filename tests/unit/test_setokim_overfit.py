@@ -10,7 +10,7 @@ from setok.models.mask_decoder import mask_iou
 from setok.models.setokim import Setokim
 from tests.sequences import Part, Picture, Point, Say, sequence_batch, setokim, square
 
-STEPS = 300
+STEPS = 400
 SQUARES = {
     "red": ("left", square("red", 2, 8, 13, background="white")),
     "green": ("right", square("green", 16, 4, 11, background="blue")),
