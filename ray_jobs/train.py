@@ -41,6 +41,9 @@ RAY_TRAIN_ENVIRONMENT = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
 PROCESS_GROUP_TIMEOUT_S = 1800
+ELASTIC_START_TIMEOUT_S = "20"
+"""Right after a node is lost Ray still counts it, and asks for as many workers as before; only when they have not found room
+in this time does it count again."""
 
 
 def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Path:
@@ -139,6 +142,8 @@ def train_here(config: TrainConfig) -> None:
 
 def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None:
     """The loop in Ray Train workers, which start again by themselves after a failure."""
+    if config.scaling.is_elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_TIMEOUT_S)
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
