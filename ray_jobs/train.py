@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure
 from ray_jobs.training.stopping import forget_request, stop_on_signal
+from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
+from setok.data.schema import Manifest
 from setok.errors import CheckpointError, ConfigError, SetokError
 
 if TYPE_CHECKING:
@@ -65,18 +68,23 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
-    start = checkpoint.newest_good(run_dir)
-    if start is None and checkpoint.list_checkpoints(run_dir):
+    store = checkpoint.Store.of_run(checkpoint.home_of(config))
+    start = checkpoint.newest_good(checkpoint.home_of(config))
+    if start is None and store.steps():
         raise CheckpointError(
-            f"none of the checkpoints in {run_dir / 'checkpoints'} can be used; what is wrong with each is said above",
-            f"to start over, delete {run_dir} or give the run another name (--set name={config.name}-2)",
+            f"none of the checkpoints in {store.storage.name} can be used; what is wrong with each is said above",
+            f"to start over, delete them or give the run another name (--set name={config.name}-2)",
         )
     if start is not None:
         check_same_run(config, start)
         if checkpoint.step_of(start) >= config.train.steps:
             console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
+            evaluate_what_is_left(config)
             return run_dir
-        console().print(f"Going on from {start}.")
+        console().print(f"Going on from {store.shown(checkpoint.step_of(start))}.")
+    store.probe()
+    if config.validation is not None:
+        Manifest.load(config.validation.data)
     if config.checkpoint.init_from and start is None:
         checkpoint.resolve(config.checkpoint.init_from)
     if config.scaling.num_workers:
@@ -88,8 +96,12 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     try:
         with stop_on_signal(run_dir), ProgressView(run_dir, console()):
             if config.scaling.num_workers:
-                train_on_ray(config, callbacks)
+                from ray_jobs.training.validating import Validator
+
+                with Validator(config):
+                    train_on_ray(config, callbacks)
             else:
+                evaluate_what_is_left(config)
                 train_here(config)
     except Stopped:
         if not is_finished(config):
@@ -105,8 +117,8 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
 
 def is_finished(config: TrainConfig) -> bool:
     """Whether the run has a checkpoint of its last step."""
-    newest = next(iter(checkpoint.list_checkpoints(config.run_dir)), None)
-    return newest is not None and checkpoint.step_of(newest) >= config.train.steps
+    steps = checkpoint.Store.of_run(checkpoint.home_of(config)).steps()
+    return bool(steps) and max(steps) >= config.train.steps
 
 
 def train_here(config: TrainConfig) -> None:
@@ -117,6 +129,7 @@ def train_here(config: TrainConfig) -> None:
     from ray_jobs.training.loop import train_loop
     from ray_jobs.training.machine import Batches, WorkerContext
     from ray_jobs.training.sequences import collate_of, packing_of
+    from ray_jobs.training.validating import validate_here
 
     if config.scaling.use_gpu and not torch.cuda.is_available():
         raise ConfigError(
@@ -136,8 +149,25 @@ def train_here(config: TrainConfig) -> None:
         device=torch.device("cuda" if config.scaling.use_gpu else "cpu"),
         batches=batches,
         report=lambda metrics: None,
+        validate=partial(validate_here, config),
     )
     train_loop(config, worker)
+
+
+def evaluate_what_is_left(config: TrainConfig) -> None:
+    """Evaluate the checkpoints whose turn it was when the run was stopped."""
+    from ray_jobs.training.tracking import log_evaluations
+    from ray_jobs.training.validating import Validator, unfinished, validate_here
+
+    if config.validation is None or not unfinished(config):
+        return
+    if config.scaling.num_workers:
+        with Validator(config):
+            pass
+        return
+    for step in sorted(unfinished(config)):
+        validate_here(config, step)
+    log_evaluations(config)
 
 
 def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None:
@@ -255,7 +285,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             ),
         }
     )
-    init_from, perceptual = config.checkpoint.init_from, config.loss.perceptual_path
+    init_from, store = config.checkpoint.init_from, config.checkpoint.store
+    perceptual = config.loss.perceptual_path
+    validation = config.validation and config.validation.model_copy(update={"data": absolute(config.validation.data)})
     entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
     return config.model_copy(
         update={
@@ -263,7 +295,10 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             "data": config.data.model_copy(update={"train": entries}),
             "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
             "setokim": setokim,
-            "checkpoint": config.checkpoint.model_copy(update={"init_from": init_from and absolute(init_from)}),
+            "validation": validation,
+            "checkpoint": config.checkpoint.model_copy(
+                update={"init_from": init_from and absolute(init_from), "store": store and absolute(store)}
+            ),
         }
     )
 
@@ -310,6 +345,8 @@ def dry_run(config: TrainConfig) -> None:
         share = entry.weight / sum(e.weight for e in config.data.train)
         # How many samples a row holds is known once the sets' lengths are counted, which a dry run does not do.
         console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
+    if config.validation is not None:
+        console().print("Evaluated beside it: " + _epochs(config.validation.data, None))
     fewest = config.with_workers(_sizes(config)[0])  # the fewer they are, the more of the optimizer each holds
     memory = estimate_memory(fewest, parts)
     sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
@@ -349,7 +386,15 @@ def _epochs(path: str, samples: float | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """The command."""
-    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run)
+    verify = launch.Action(
+        flag="--verify",
+        metavar="RUN",
+        help="check all files of a run's checkpoints, say which one would be resumed, and stop; needs no --config;"
+        " exit code 0: the newest, 1: an older one, 2: none is good",
+        run=lambda config, run: verify_run(run, console()),
+        needs_config=False,
+    )
+    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run, actions=[verify])
     if config.scaling.num_workers:
         launch.start_ray()
     run_dir = train(config)

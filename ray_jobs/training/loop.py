@@ -15,7 +15,7 @@ from ray_jobs.training.engine import Engine, build_engine
 from ray_jobs.training.machine import WorkerContext
 from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
-from ray_jobs.training.saving import is_due, save
+from ray_jobs.training.saving import Saver, is_due
 from setok import checkpoint
 from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
@@ -23,7 +23,7 @@ from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
 from setok.data.plan import rank_slots
 from setok.ema import WeightAverage
-from setok.errors import CheckpointError, DataError, TrainingError
+from setok.errors import DataError, TrainingError
 from setok.optim import learning_rate_factor
 from setok.stages import Stage, build_stage, load_initial_weights
 
@@ -43,7 +43,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
     average = build_average(config, worker, engines, start)
     batches = worker.batches(state.step)
     fetch = iter(batches)
-    with RunLog(config, worker, state) as log:
+    with RunLog(config, worker, state) as log, Saver(config, worker) as saver:
         requests = Requests(config, worker, state.step)
         request = requests.after(state.step)
         for step in range(state.step, config.train.steps):
@@ -64,19 +64,25 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
             if average is not None:
                 average.update(step)
             done = step + 1
-            state = TrainerState(
-                step=done,
-                samples=done * config.train.global_batch_size,
-                world_size=worker.world_size,
-                counters={"train_seconds": log.train_seconds},
-            )
             log.step(done, engines, outputs, norms, factor, batches)
             if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
                 log.picture(done, micro_batches, outputs)
             request = requests.after(done)
             if is_due(config, done) or request is not Request.GO_ON:
                 log.phase("saving", done)
-                save(config, worker, engines, state, average)
+                state = TrainerState(
+                    step=done,
+                    samples=done * config.train.global_batch_size,
+                    world_size=worker.world_size,
+                    counters={"train_seconds": log.train_seconds},
+                    metrics=log.metrics,
+                )
+                saver.save(engines, state, average)
+                log.note(saver.seconds)
+                if worker.validate is not None and config.validates(done):
+                    log.phase("evaluating", done)
+                    saver.wait()
+                    worker.validate(done)
 
 
 def take_turn(
@@ -130,17 +136,12 @@ def seeds_of(config: TrainConfig, step: int, rank: int) -> list[int]:
 
 def agree_on_start(config: TrainConfig, worker: WorkerContext) -> Path | None:
     """The checkpoint to go on from, found by rank 0 for all."""
-    found = checkpoint.newest_good(config.run_dir) if worker.is_main else None
+    home = checkpoint.home_of(config)
+    found = checkpoint.newest_good(home) if worker.is_main else None
     step = int(all_reduce_sum(torch.tensor(checkpoint.step_of(found) if found else 0, device=worker.device)))
     if not step:
         return None
-    path = checkpoint.folder_of(config.run_dir, step)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"rank {worker.rank} does not see {path}, which rank 0 found",
-            "set output_dir to storage that all nodes share",
-        )
-    return path
+    return found or checkpoint.locate(home, step)
 
 
 def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tuple[Stage, dict[str, Engine]]:

@@ -36,6 +36,8 @@ class WorkerContext:
     """Tell Ray about the metrics; called on all ranks at the same steps."""
     nodes_to_go: Callable[[], frozenset[str]] = frozenset
     """Nodes of the run that are about to be taken away; called on all ranks at the same steps, and the same on all."""
+    validate: Callable[[int], None] | None = None
+    """Evaluate the checkpoint of a step, where this process does it itself."""
 
     @property
     def is_main(self) -> bool:

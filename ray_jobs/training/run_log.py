@@ -12,16 +12,19 @@ from torch import Tensor
 from ray_jobs.progress import Progress, write_progress
 from ray_jobs.training.engine import Engine
 from ray_jobs.training.machine import Batches, WorkerContext
-from ray_jobs.training.tracking import Tracker, open_trackers, picture_of
+from ray_jobs.training.tracking import EvaluationFeed, Tracker, open_trackers, picture_of
 from setok.batch import Batch, LossOutput
-from setok.checkpoint import TrainerState
+from setok.checkpoint import Evaluations, TrainerState, home_of
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
+from setok.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
 LOG_LINE_SECONDS = 60.0
+EVALUATIONS_SECONDS = 5.0
+"""Between two looks for what is known of checkpoints."""
 
 
 class RunLog:
@@ -31,20 +34,28 @@ class RunLog:
         self._config, self._worker = config, worker
         self._start = state.step
         self._trackers: list[Tracker] = []
+        self._feed: EvaluationFeed | None = None
         self._before = state.counters.get("train_seconds", 0.0)
         self._began = self._window_began = time.perf_counter()
         self._window_step, self._window_wait = state.step, 0.0
-        self._shown = self._said = 0.0
+        self._shown = self._said = self._looked = 0.0
         self._latest: dict[str, float] = {}
         self._done = state.step
+        self._noted: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        """What was logged last, by its whole name; the same on all ranks."""
 
     def __enter__(self) -> RunLog:
         if self._worker.is_main:
             self._trackers = open_trackers(self._config, self._config.run_dir, self._start)
+            if self._config.validation is not None:
+                Evaluations(home_of(self._config)).forget_after(self._start)
+                self._feed = EvaluationFeed(self._config)
             self.phase("starting", self._start)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._take_evaluations(self._config.train.steps, at_once=True)
         for tracker in self._trackers:
             tracker.close()
         if kind is None:
@@ -75,12 +86,37 @@ class RunLog:
                 metrics |= {f"train/{part}": value for part, value in _global_parts(outputs[name]).items()}
             bad = torch.tensor(float(batches.num_bad), device=self._worker.device)
             metrics["data/bad_samples"] = float(all_reduce_sum(bad))
+            metrics |= self._noted
+            self._noted = {}
             for tracker in self._trackers:
                 tracker.scalars(metrics, done)
+            self._take_evaluations(done)
+            self.metrics = self.metrics | metrics
             self._latest |= {name.partition("/")[2]: value for name, value in metrics.items()}
             self._worker.report({"step": done, **metrics})
         if time.perf_counter() - self._shown > PROGRESS_SECONDS:
             self.phase("training", done)
+
+    def _take_evaluations(self, done: int, *, at_once: bool = False) -> None:
+        """Log what has become known of checkpoints, at their steps; that nothing can be read is no reason to end a run."""
+        if self._feed is None or not (at_once or time.perf_counter() - self._looked > EVALUATIONS_SECONDS):
+            return
+        self._looked = time.perf_counter()
+        try:
+            found = self._feed.new(done)
+        except (OSError, DataError) as error:
+            logger.warning("evaluations of checkpoints cannot be read: %s", error)
+            return
+        for step, metrics in found:
+            for tracker in self._trackers:
+                tracker.scalars(metrics, step)
+            logger.info(
+                "evaluated step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items())[:6])
+            )
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Numbers from elsewhere, for the next line that is logged."""
+        self._noted |= metrics
 
     def picture(self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]) -> None:
         """Log originals, token maps and reconstructions of the step's last micro-batch."""

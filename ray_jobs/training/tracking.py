@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from setok.batch import Batch, LossOutput, SequenceBatch
+from setok.checkpoint import Evaluations, home_of
 from setok.config import TrainConfig, WandbConfig
 from setok.drawing import image_grid, token_map
 from setok.errors import ConfigError
@@ -40,25 +41,38 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """``metrics.jsonl``: one line for every step that is logged, and never two for a step."""
+    """``metrics.jsonl``: one line for every step that is logged, in their order, and never two for a step."""
 
     def __init__(self, run_dir: Path, start_step: int) -> None:
-        path = run_dir / METRICS
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = run_dir / METRICS
+        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
+        self._last = max((json.loads(line)["step"] for line in kept), default=-1)
+        self._rewrite(kept)
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **metrics}) + "\n")
-        self._file.flush()
+        new = {"step": step, "time": round(time.time(), 3), **metrics}
+        if step > self._last:
+            self._file.write(json.dumps(new) + "\n")
+            self._file.flush()
+            self._last = step
+            return
+        # An evaluation, which comes later than the step it is of: put in its place.
+        self._file.close()
+        rows = {row["step"]: row for row in map(json.loads, _lines(self._path))}
+        rows[step] = new | rows.get(step, {}) | metrics
+        self._rewrite([json.dumps(rows[number]) for number in sorted(rows)])
 
     def image(self, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Pictures have no place here."""
 
     def close(self) -> None:
         self._file.close()
+
+    def _rewrite(self, lines: list[str]) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        temporary.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
 
 
 class TensorBoard:
@@ -134,6 +148,36 @@ def open_trackers(config: TrainConfig, run_dir: Path, start_step: int) -> list[T
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     """The lines of a run's ``metrics.jsonl``, oldest first."""
     return [json.loads(line) for line in _lines(run_dir / METRICS)]
+
+
+class EvaluationFeed:
+    """What was found out about a run's checkpoints and is not yet in ``metrics.jsonl``."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._evaluations = Evaluations(home_of(config))
+        rows = read_metrics(config.run_dir)
+        self._known = {int(row["step"]) for row in rows if any(name.startswith("eval/") for name in row)}
+
+    def new(self, step: int) -> list[tuple[int, Mapping[str, float]]]:
+        """Step and metrics of what has come since the last call, of steps up to this one."""
+        steps = [s for s in self._evaluations.steps() if s <= step and s not in self._known]
+        found = [(s, self._evaluations.read(s)) for s in steps]
+        done = [(s, one.metrics) for s, one in found if one is not None and one.state == "done"]
+        self._known.update(s for s, _ in done)
+        return done
+
+
+def log_evaluations(config: TrainConfig) -> None:
+    """Log what was evaluated after the run's own processes had ended."""
+    found = EvaluationFeed(config).new(config.train.steps)
+    if not found:
+        return
+    trackers = open_trackers(config, config.run_dir, config.train.steps)
+    for step, metrics in found:
+        for tracker in trackers:
+            tracker.scalars(metrics, step)
+    for tracker in trackers:
+        tracker.close()
 
 
 def picture_of(batch: Batch, output: LossOutput) -> UInt8[np.ndarray, "height width 3"] | None:

@@ -89,7 +89,7 @@ class TrainingData:
         from ray_jobs.training.dataset import DataSpec, check_block_size
         from ray_jobs.training.sequences import packing_of
 
-        found = checkpoint.newest_good(self._config.run_dir)
+        found = checkpoint.newest_good(checkpoint.home_of(self._config))
         start_step = checkpoint.step_of(found) if found else 0
         fewest, packing = self._config.scaling.min_workers, packing_of(self._config)
         if packing is None:

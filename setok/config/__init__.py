@@ -65,6 +65,7 @@ from setok.config.training import (
     OptimConfig,
     ScalingConfig,
     TrainSection,
+    ValidationConfig,
     WandbConfig,
 )
 
@@ -104,6 +105,7 @@ __all__ = [
     "TokenizerLossConfig",
     "TrainConfig",
     "TrainSection",
+    "ValidationConfig",
     "WandbConfig",
     "WordsConfig",
     "build",

@@ -20,6 +20,7 @@ from setok.config.training import (
     OptimConfig,
     ScalingConfig,
     TrainSection,
+    ValidationConfig,
 )
 from setok.errors import ConfigError, did_you_mean
 
@@ -90,6 +91,7 @@ class TrainConfig(Job):
     scaling: ScalingConfig = ScalingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig | None = None
     logging: LoggingConfig = LoggingConfig()
     _workers: int | None = PrivateAttr(None)
 
@@ -101,6 +103,21 @@ class TrainConfig(Job):
         resolved = self.model_copy()
         resolved._workers = num_workers
         return resolved
+
+    def validates(self, step: int) -> bool:
+        """Whether the checkpoint of a step is one that is evaluated."""
+        if self.validation is None:
+            return False
+        return step % (self.checkpoint.every * self.validation.every) == 0 or step == self.train.steps
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What the workers, as many as there may be, and the decoders take of a cluster, by kind."""
+        scaling, data = self.scaling, self.data
+        return {
+            "CPU": scaling.max_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus,
+            "GPU": float(scaling.max_workers if scaling.use_gpu else 0),
+        }
 
     @property
     def num_ranks(self) -> int:
@@ -150,6 +167,7 @@ class TrainConfig(Job):
                 "set loss.perceptual=0, or raise model.image_size",
             )
         self._check_stage()
+        self._check_validation()
         parts = PARTS[self.stage == "tokenizer"]
         for part in self.optim.learning_rate_scale:
             if part not in parts:
@@ -183,6 +201,23 @@ class TrainConfig(Job):
                 f" on {ranks} worker(s): {total} / ({micro} × {ranks}) = {total / (micro * ranks):.3g}",
                 f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}",
             )
+
+    def _check_validation(self) -> None:
+        best = self.checkpoint.best_metric
+        if self.validation is None:
+            if self.checkpoint.keep_best and best.startswith("eval/"):
+                raise ConfigError(
+                    f"checkpoint.best_metric={best} is measured by the section validation, and that is empty",
+                    "--set validation.data=FOLDER, or another metric such as train/loss",
+                )
+            return
+        allowed = () if self.stage == "tokenizer" else EVALUATED_TASKS
+        for task in self.validation.tasks:
+            if task not in allowed:
+                raise ConfigError(
+                    f"validation.tasks has {task!r}, which stage={self.stage} is not asked",
+                    did_you_mean(task, allowed) if allowed else "leave validation.tasks out",
+                )
 
     def _check_stage(self) -> None:
         """Refuse settings of another stage, so that a run never seems to depend on them."""
@@ -241,6 +276,8 @@ class TrainConfig(Job):
             )
 
 
+EVALUATED_TASKS = ("vqa", "caption", "generate", "segment", "edit")
+"""What Setokim can be asked in an evaluation."""
 _SETOKIM_SECTIONS = ("setokim", "setokim_loss", "sequence")
 _TOKENIZER_SECTIONS = ("concepts", "discriminator", "loss")
 PARTS = (
@@ -255,7 +292,7 @@ class EvaluateConfig(Job):
 
     job: Literal["evaluate"] = "evaluate"
     checkpoint: str
-    """A run folder (its newest good checkpoint is taken) or one checkpoint folder."""
+    """A run (its newest good checkpoint is taken; with ``@best`` its best) or a checkpoint, in a folder or a store."""
     data: str
     train_data: str | None = None
     """The set that references are taken from (mean image, most frequent answers, mean mask); ``null``: the evaluated set."""

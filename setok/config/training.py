@@ -99,9 +99,48 @@ class DeepSpeedConfig(Section):
 
 class CheckpointConfig(Section):
     every: int = Field(500, ge=1)
+    asynchronous: bool = True
+    """Write behind the training, which waits only for a copy in host memory. One save at a time: the next waits for it."""
+    store: str | None = None
+    """Where the run's checkpoints go, under its name: a folder, ``s3://bucket/prefix``, ``gs://…`` or another address that
+    fsspec knows; ``null``: into the run's folder."""
     keep: int = Field(2, ge=1)
+    """How many of the newest checkpoints stay."""
+    keep_best: int = Field(0, ge=0)
+    """How many of the best stay besides, by ``best_metric``; ``runs/NAME@best`` names the best one."""
+    best_metric: str = "train/loss"
+    """What is best: any metric that is logged, as it stood when the checkpoint was written, or one under ``eval/`` of the
+    section ``validation``, once it is there."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    keep_every: int | None = Field(None, ge=1)
+    """Checkpoints of steps that are a multiple of this stay too."""
+    max_failures: int = Field(2, ge=0)
+    """How many saves in a row may fail (full disk, store out of reach) before the run ends; it ends at the first if there is
+    no good checkpoint, and never without having written its last one."""
+    commit_timeout: float = Field(1200.0, gt=0.0)
+    """Seconds that rank 0, done with its own part, waits for those of the other ranks."""
     init_from: str | None = None
-    """A run or checkpoint folder whose weights this run starts from."""
+    """A run or checkpoint, in a folder or a store, whose weights this run starts from."""
+
+
+class ValidationConfig(Section):
+    """Evaluation of checkpoints while the training goes on, on resources that it leaves free."""
+
+    data: str
+    """An ingested set, best one that is kept aside."""
+    every: int = Field(1, ge=1)
+    """Of the scheduled checkpoints every so manieth is evaluated, and the last one in any case."""
+    limit: int | None = Field(500, ge=1)
+    """Records from the first on; ``null`` for all."""
+    tasks: tuple[str, ...] = ()
+    """Setokim: which of the tasks that the set's records have; empty for all."""
+    batch_size: int = Field(50, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+    """Setokim: most words of an answer or caption, in tokens."""
+    cpus: float = Field(0.5, gt=0.0)
+    use_gpu: bool = False
+    timeout: float = Field(1800.0, gt=0.0)
+    """Seconds after which an evaluation is given up; so long a finished training waits for the last one, too."""
 
 
 class WandbConfig(Section):

@@ -44,16 +44,14 @@ def store(engine: Any, config: Any, run_dir: Path, step: int, rank: int, world: 
     from setok import checkpoint
 
     weights = {"model": engine.full_weights()}
+    draft = checkpoint.Draft(run_dir, step)
     if rank == 0:
-        checkpoint.begin(run_dir, step)
+        draft.begin()
     dist.barrier()
-    folder = checkpoint.temporary_folder(run_dir, step)
-    part = {"model": engine.named_state(rank, world)}
-    checkpoint.write_rank_part(folder, part, rank=rank, world_size=world)
-    dist.barrier()
+    draft.write_part({"model": engine.named_state(rank, world)}, rank=rank, world_size=world)
     if rank == 0:
         state = checkpoint.TrainerState(step=step, samples=step, world_size=world)
-        checkpoint.finish(folder, config, weights, state)
+        draft.finish(config, weights, state, seconds=60.0)
     dist.barrier()
     return checkpoint.folder_of(run_dir, step)
 
