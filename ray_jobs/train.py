@@ -44,6 +44,9 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
+ELASTIC_START_TIMEOUT_S = "20"
+"""Right after a node is lost Ray still counts it, and asks for as many workers as before; only when they have not found room
+in this time does it count again."""
 
 
 def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Path:
@@ -177,6 +180,8 @@ def evaluate_what_is_left(config: TrainConfig) -> None:
 
 def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None:
     """The loop in Ray Train workers, which start again by themselves after a failure."""
+    if config.scaling.is_elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_TIMEOUT_S)
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     scaling = config.scaling
@@ -186,8 +191,7 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from ray_jobs.training.dataset import training_data_config
-    from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, run_worker
+    from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, TrainingDataConfig, run_worker
 
     everyone: list[Any] = [NoteFailures(config), StopForGood(), *callbacks]
 
@@ -202,6 +206,7 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
         torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=math.ceil(patience)),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
+            elastic_resize_monitor_interval_s=scaling.resize_seconds,
             use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
         ),
@@ -216,7 +221,7 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
             callbacks=everyone,
         ),
         datasets={"train": TrainingData(config)},
-        dataset_config=training_data_config(),
+        dataset_config=TrainingDataConfig(config.data),
     )
     trainer.fit()
 
@@ -252,21 +257,29 @@ def check_cluster(config: TrainConfig) -> None:
     scaling, data = config.scaling, config.data
     now = ray.cluster_resources()
     largest = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # what the autoscaler may add
-    for kind, amount in config.resources.items():
-        available = max(now.get(kind, 0.0), largest.get(kind, 0.0))
-        if amount > available + 1e-6:
-            parts = f"{scaling.num_workers} workers × {scaling.cpus_per_worker:g}"
-            parts += f" + {data.decode_workers} decoders × {data.decode_cpus:g}" if kind == "CPU" else ""
-            remedy = "lower scaling.num_workers" + (
-                ", scaling.cpus_per_worker or data.decode_workers"
-                if kind == "CPU"
-                else ", or set scaling.use_gpu=false"
-            )
-            raise ConfigError(
-                f"the run needs {amount:g} {kind}s ({parts if kind == 'CPU' else f'{scaling.num_workers} workers × 1'}), "
-                f"and the cluster has {available:g}",
-                f"{remedy}, or add nodes",
-            )
+    available = {kind: max(now.get(kind, 0.0), largest.get(kind, 0.0)) for kind in ("CPU", "GPU")}
+
+    def missing(num_workers: int) -> tuple[str, str] | None:
+        """What so many workers lack, and what to lower."""
+        cpus = num_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus
+        parts = f"{num_workers} workers × {scaling.cpus_per_worker:g} + {data.decode_workers} decoders × {data.decode_cpus:g}"
+        if cpus > available["CPU"] + 1e-6:
+            lower = "lower scaling.num_workers, scaling.cpus_per_worker or data.decode_workers"
+            return f"{cpus:g} CPUs ({parts}), and the cluster has {available['CPU']:g}", lower
+        if scaling.use_gpu and num_workers > available["GPU"]:
+            lower = "lower scaling.num_workers, or set scaling.use_gpu=false"
+            return f"{num_workers} GPUs ({num_workers} workers × 1), and the cluster has {available['GPU']:g}", lower
+        return None
+
+    if (lack := missing(scaling.min_workers)) is not None:
+        fewest = " at least" if scaling.is_elastic else ""
+        raise ConfigError(f"the run needs{fewest} {lack[0]}", f"{lack[1]}, or add nodes")
+    if (lack := missing(scaling.max_workers)) is not None:
+        logger.warning(
+            "scaling.num_workers of %d need %s: the run starts with fewer, and takes more when nodes come",
+            scaling.max_workers,
+            lack[0],
+        )
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -334,21 +347,41 @@ def dry_run(config: TrainConfig) -> None:
     table.add_section()
     table.add_row("all", f"{total:,}", f"{trainable:,}")
     console().print(table)
-    batch, samples = config.train.global_batch_size, config.train.steps * config.train.global_batch_size
+    samples = config.train.steps * config.train.global_batch_size
     what = "images" if config.stage == "tokenizer" else f"rows of up to {config.sequence.max_length} tokens"
-    console().print(
-        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} {what}"
-        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} {what}."
-    )
+    for size in _sizes(config):
+        console().print(_arithmetic(config.with_workers(size), what))
+    console().print(f"{config.train.steps} steps = {samples:,} {what}.")
     for entry in config.data.train:
         share = entry.weight / sum(e.weight for e in config.data.train)
         # How many samples a row holds is known once the sets' lengths are counted, which a dry run does not do.
         console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
     if config.validation is not None:
         console().print("Evaluated beside it: " + _epochs(config.validation.data, None))
-    memory = estimate_memory(config, parts)
+    fewest = config.with_workers(_sizes(config)[0])  # the fewer they are, the more of the optimizer each holds
+    memory = estimate_memory(fewest, parts)
     sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
     console().print(f"A worker holds {memory.total / 2**20:,.1f} MiB besides activations: {', '.join(sizes)}.")
+
+
+def _sizes(config: TrainConfig) -> list[int]:
+    """The numbers of workers that a run may have; of a wide range some, the ends among them."""
+    fewest, most = max(1, config.scaling.min_workers), max(1, config.scaling.max_workers)
+    return sorted({*range(fewest, min(most, fewest + 8)), most})
+
+
+def _arithmetic(config: TrainConfig, what: str) -> str:
+    """How a global batch is shared, and how much of the work is padding."""
+    batch, micro, steps = (
+        config.train.global_batch_size,
+        config.train.micro_batch_size,
+        config.gradient_accumulation_steps,
+    )
+    places = config.num_ranks * micro * steps
+    wasted = f", of which {places - batch} ({(places - batch) / places:.0%}) are padding" if places > batch else ""
+    return f"Global batch {batch} = {config.num_ranks} worker(s) × {micro} {what} × {steps} micro-batch(es)" + (
+        f" = {places} places{wasted}." if wasted else "."
+    )
 
 
 def _epochs(path: str, samples: float | None) -> str:

@@ -24,6 +24,7 @@ from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
+from setok.data.plan import rank_slots
 from setok.ema import WeightAverage
 from setok.errors import DataError
 from setok.optim import learning_rate_factor
@@ -68,19 +69,19 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
             if request is Request.STOP:
                 break
             pulse.enter("waiting for data", step)
-            seed_step(config.seed, step, worker.rank)
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
             check_number(micro_batches, config, step)
             pulse.enter("preparing", step)
             with engines["model"].whole(stage.prepares_with):
                 contexts = stage.prepare(micro_batches, step=step)
+            seeds = seeds_of(config, step, worker.rank)
             factor = learning_rate_factor(step, config)
             outputs: dict[str, list[LossOutput]] = {}
             norms: dict[str, float] = {}
             with skips.guard(step, engines, micro_batches, outputs):
                 for name, engine in engines.items():
                     if stage.is_active(name, step):
-                        outputs[name] = take_turn(engine, micro_batches, contexts, pulse)
+                        outputs[name] = take_turn(engine, micro_batches, contexts, seeds, pulse)
                         pulse.enter("update", step)
                         norms[name] = engine.step(factor, step=step)
             if average is not None and "model" in norms:
@@ -114,11 +115,16 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
 
 
 def take_turn(
-    engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext], pulse: Pulse
+    engine: Engine,
+    micro_batches: Sequence[Batch],
+    contexts: Sequence[StepContext],
+    seeds: Sequence[int],
+    pulse: Pulse,
 ) -> list[LossOutput]:
-    """Forward and backward over all micro-batches of a step."""
+    """Forward and backward over all micro-batches of a step; each with the random numbers of its seed."""
     outputs = []
-    for batch, context in zip(micro_batches, contexts, strict=True):
+    for batch, context, seed in zip(micro_batches, contexts, seeds, strict=True):
+        torch.manual_seed(seed)
         pulse.enter("forward", pulse.step)
         output = engine(batch, context)
         pulse.enter("backward", pulse.step)
@@ -140,9 +146,21 @@ def set_up_process(config: TrainConfig, worker: WorkerContext) -> None:
     torch.manual_seed(config.seed)  # the same on all ranks: they must start from the same weights
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make whatever is random in a step a function of seed, step and rank, so that a resumed step repeats itself."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+def seeds_of(config: TrainConfig, step: int, rank: int) -> list[int]:
+    """A seed for each of a rank's micro-batches in a step.
+
+    It follows from the run's seed, the step and the micro-batch's place in the global batch, which do not depend on the
+    number of workers: a step repeats itself, dropout included, after a resume with fewer or more of them.
+    """
+    size = config.train.micro_batch_size
+    slots = rank_slots(
+        rank,
+        num_workers=config.num_ranks,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=size,
+    )
+    base = (config.seed * 1_000_003 + step) * 65_537
+    return [base + max(0, int(slot)) // size for slot in slots[::size]]  # padding has slot -1, and draws for nothing
 
 
 def agree_on_start(config: TrainConfig, worker: WorkerContext) -> Path | None:

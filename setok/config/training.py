@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from setok.config.section import Section
+from setok.errors import ConfigError
 
 
 class OptimConfig(Section):
@@ -53,8 +54,12 @@ class TrainSection(Section):
 class ScalingConfig(Section):
     """Workers of the run, as Ray Train takes them."""
 
-    num_workers: int = Field(2, ge=0)
-    """0 trains in this process with plain torch: the quickest way to debug."""
+    num_workers: int | tuple[int, int] = 2
+    """0 trains in this process with plain torch: the quickest way to debug. ``[min, max]`` is elastic: the run starts with as
+    many workers as there is room for, and goes on with fewer or more when nodes leave or come."""
+    resize_seconds: float = Field(60.0, gt=0.0)
+    """Elastic: how often a run that is well looks whether more workers have room. More workers start from the newest
+    checkpoint, so keep it above the time that ``checkpoint.every`` steps take."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """``torch``: data parallelism without DeepSpeed, for small models, where it has less overhead."""
     use_gpu: bool = False
@@ -73,6 +78,31 @@ class ScalingConfig(Section):
     """How often it starts again because a node was taken away, which ``max_failures`` does not count; ``null``: always."""
     poll_seconds: float = Field(5.0, gt=0.0)
     """How often the workers ask whether a node is about to go, or the run is to stop; both make them save at once."""
+
+    @property
+    def is_elastic(self) -> bool:
+        return isinstance(self.num_workers, tuple)
+
+    @property
+    def min_workers(self) -> int:
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def max_workers(self) -> int:
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @model_validator(mode="after")
+    def _a_range(self) -> ScalingConfig:
+        if not self.is_elastic and self.min_workers < 0:
+            raise ConfigError(
+                f"scaling.num_workers={self.num_workers} is below 0", "use 0 or more, or a range [min, max]"
+            )
+        if self.is_elastic and not 1 <= self.min_workers <= self.max_workers:
+            raise ConfigError(
+                f"scaling.num_workers=[{self.min_workers}, {self.max_workers}] is no range",
+                "give the fewest workers, at least 1, and then the most, for example [1, 4]",
+            )
+        return self
 
 
 class DeepSpeedConfig(Section):
