@@ -110,11 +110,13 @@ class FakeBatches:
         self.config, self.rank, self.step = config, rank, start_step
         self.wait_seconds = 0.0
         self.num_bad = 0
+        self.step_ids: list[str] = []
 
     def __iter__(self) -> Iterator[list[ImageTextBatch]]:
         train, accumulation = self.config.train, self.config.gradient_accumulation_steps
         for step in range(self.step, train.steps):
             first = step * train.global_batch_size + self.rank * accumulation * train.micro_batch_size
+            self.step_ids = [str(first + i) for i in range(accumulation * train.micro_batch_size)]
             yield [
                 batch_of(range(first + m * train.micro_batch_size, first + (m + 1) * train.micro_batch_size))
                 for m in range(accumulation)

@@ -56,10 +56,13 @@ class TrainingBatches(Generic[Batch]):
         self.num_samples = 0
         self.num_bad = 0
         """Samples so far that could not be decoded; they are masked in their batch."""
+        self.step_ids: list[str] = []
+        """Ids of the samples of the step that was given last."""
         self._examples: list[str] = []
 
     def __iter__(self) -> Iterator[list[Batch]]:
         for step in range(self._start_step, self._config.train.steps):
+            self.step_ids = []
             yield [self._micro_batch(step, index) for index in range(self._config.gradient_accumulation_steps)]
 
     def close(self) -> None:
@@ -107,6 +110,7 @@ class TrainingBatches(Generic[Batch]):
     def _count_bad(self, columns: Mapping[str, Any]) -> None:
         names, errors = _samples(columns)
         self.num_samples += len(errors)
+        self.step_ids += names
         for name, error in zip(names, errors, strict=True):
             if error:
                 self.num_bad += 1

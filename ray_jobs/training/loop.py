@@ -15,7 +15,9 @@ from ray_jobs.training.engine import Engine, build_engine
 from ray_jobs.training.machine import WorkerContext
 from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
+from ray_jobs.training.sample_log import SampleLog
 from ray_jobs.training.saving import Saver, is_due
+from ray_jobs.training.start_times import StartTimes
 from setok import checkpoint
 from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
@@ -35,6 +37,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
         DataError: the data ends early or too much of it is bad.
         CheckpointError: the checkpoint is of another model, or cannot be written.
     """
+    times = StartTimes(config, worker)
     set_up_process(config, worker)
     start = agree_on_start(config, worker)
     state = checkpoint.read_state(start) if start else TrainerState(step=0, samples=0, world_size=worker.world_size)
@@ -42,7 +45,12 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
     average = build_average(config, worker, engines, start)
     batches = worker.batches(state.step)
     fetch = iter(batches)
-    with RunLog(config, worker, state) as log, Saver(config, worker) as saver:
+    times.mark("built")
+    with (
+        RunLog(config, worker, state) as log,
+        SampleLog(config, worker, state.step) as samples,
+        Saver(config, worker) as saver,
+    ):
         requests = Requests(config, worker, state.step)
         request = requests.after(state.step)
         for step in range(state.step, config.train.steps):
@@ -50,6 +58,7 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
                 break
             seed_step(config.seed, step, worker.rank)
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
+            times.mark("data")
             check_number(micro_batches, config, step)
             with engines["model"].whole(stage.prepares_with):
                 contexts = stage.prepare(micro_batches, step=step)
@@ -63,7 +72,9 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
             if average is not None:
                 average.update(step)
             done = step + 1
+            times.mark("step", done)
             log.step(done, engines, outputs, norms, factor, batches)
+            samples.step(done, batches, engines["model"].loss)
             if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
                 log.picture(done, micro_batches, outputs)
             request = requests.after(done)

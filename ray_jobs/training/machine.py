@@ -19,6 +19,8 @@ class Batches(Iterable[Sequence[Batch]], Protocol):
     """Time that the reader of this has spent waiting so far."""
     num_bad: int
     """Samples so far that could not be decoded and were masked."""
+    step_ids: list[str]
+    """Ids of this rank's records of the step that was given last."""
 
 
 @dataclass(frozen=True, kw_only=True)
