@@ -75,21 +75,38 @@ def test_the_probabilities_of_all_answers_of_one_word_sum_below_one(predictor: P
 
 
 def test_what_the_model_says_is_greedy(predictor: Predictor) -> None:
-    """Ends are made likely, so that a model of random weights comes to one."""
-    head = predictor.model.language_model.base.get_output_embeddings()
-    before = head.weight.clone()
-    with torch.no_grad():
-        head.weight[predictor.model.text_tokenizer.eos_token_id] *= 4.0
+    """The output layer is turned so that the model answers ``red`` and ends."""
+    talk, pictures = CASES[0][0], [RED]
+    model = predictor.model
+    head = model.language_model.base.get_output_embeddings().weight
+    before = head.detach().clone()
+    red, end = model.text_tokenizer("red", add_special_tokens=False).input_ids[0], model.text_tokenizer.eos_token_id
     try:
-        said = [predictor.chat([talk], [own], options=TEXT_ONLY)[0] for talk, _, own in CASES]
-        ended = [(case, reply.text) for case, reply in zip(CASES, said, strict=True) if reply.reason == "stop"]
-        assert ended, "no reply came to an end"
-        found = predictor.likelihoods([c[0] for c, _ in ended], [t for _, t in ended], [c[2] for c, _ in ended])
-        assert [one.is_greedy for one in found] == [True] * len(ended)
-        assert not predictor.likelihoods([CASES[0][0]], ["no no no"], [[RED]])[0].is_greedy
+        with torch.no_grad():
+            for said, following in (([], red), ([red], end)):
+                state = last_state(predictor, talk, pictures, said)
+                head[following] = 50 * state / state.norm()
+        assert predictor.chat([talk], [pictures], options=TEXT_ONLY)[0].text == "red"
+        found = predictor.likelihoods([talk] * 4, ["red", "", "blue", "red red"], [pictures] * 4)
+        assert [one.is_greedy for one in found] == [True, False, False, False]
+        assert found[0].log_probability == max(one.log_probability for one in found)
     finally:
         with torch.no_grad():
-            head.weight.copy_(before)
+            head.copy_(before)
+
+
+@torch.no_grad()
+def last_state(predictor: Predictor, talk: list[Turn], pictures: list[torch.Tensor], said: list[int]) -> torch.Tensor:
+    """The hidden state behind a prompt and some tokens."""
+    model = predictor.model
+    batch, _ = predictor._prompts([talk], [pictures], guided=False)
+    images = model.encode_images(batch.pixel_values)
+    embeddings = model.embed(model.splice(batch, images), images)
+    if said:
+        embeddings = torch.cat([embeddings, model.language_model.embed(torch.tensor([said]))], 1)
+    length = embeddings.shape[1]
+    ones, places = torch.ones(1, length, dtype=torch.long), torch.arange(length).unsqueeze(0)
+    return model.language_model(embeddings, ones, places)[0, -1]
 
 
 def test_a_place_that_is_missing_is_refused(predictor: Predictor) -> None:
