@@ -17,8 +17,10 @@ from ray_jobs.training.machine import WorkerContext, limit_collectives
 from ray_jobs.training.pulse import Pulse
 from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
+from ray_jobs.training.sample_log import SampleLog
 from ray_jobs.training.saving import Saver, is_due
 from ray_jobs.training.skipping import Skips
+from ray_jobs.training.start_times import StartTimes
 from setok import checkpoint
 from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
@@ -40,9 +42,10 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
         DataError: the data ends early or too much of it is bad.
         CheckpointError: the checkpoint is of another model, or cannot be written.
     """
+    times = StartTimes(config, worker)
     set_up_process(config, worker)
     with open_pulse(config, worker) as pulse, memory.explained(config, pulse, rank=worker.rank):
-        train_steps(config, worker, pulse)
+        train_steps(config, worker, pulse, times)
 
 
 def open_pulse(config: TrainConfig, worker: WorkerContext) -> Pulse:
@@ -53,7 +56,7 @@ def open_pulse(config: TrainConfig, worker: WorkerContext) -> Pulse:
     )
 
 
-def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> None:
+def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse, times: StartTimes) -> None:
     """Train from the newest checkpoint to the end, saying at every turn what is being done."""
     start = agree_on_start(config, worker)
     state = checkpoint.read_state(start) if start else TrainerState(step=0, samples=0, world_size=worker.world_size)
@@ -62,7 +65,12 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
     batches = worker.batches(state.step)
     fetch = iter(batches)
     skips = Skips.of(config, worker, state)
-    with RunLog(config, worker, state, skips, pulse) as log, Saver(config, worker) as saver:
+    times.mark("built")
+    with (
+        RunLog(config, worker, state, skips, pulse) as log,
+        SampleLog(config, worker, state.step) as samples,
+        Saver(config, worker) as saver,
+    ):
         requests = Requests(config, worker, state.step)
         request = requests.after(state.step)
         for step in range(first := state.step, config.train.steps):
@@ -70,6 +78,7 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
                 break
             pulse.enter("waiting for data", step)
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
+            times.mark("data")
             check_number(micro_batches, config, step)
             pulse.enter("preparing", step)
             with engines["model"].whole(stage.prepares_with):
@@ -89,8 +98,10 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse) -> Non
             if step == first:
                 limit_collectives(config.scaling.collective_timeout_s)
             done = step + 1
+            times.mark("step", done)
             pulse.enter("logging", done)
             log.step(done, engines, outputs, norms, factor, batches)
+            samples.step(done, micro_batches, engines["model"].loss)
             if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
                 log.picture(done, micro_batches, outputs)
             request = requests.after(done)

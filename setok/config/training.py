@@ -165,3 +165,5 @@ class WandbConfig(Section):
 class LoggingConfig(Section):
     tensorboard: bool = True
     wandb: WandbConfig | None = None
+    samples: bool = False
+    """Write to ``samples.jsonl`` which records every step was trained on, with its loss to the last bit."""
