@@ -222,7 +222,7 @@ def _of_the_dead(run_dir: Path, died: list[int], failures: Mapping[int, BaseExce
     where = "; ".join(f"rank {rank}{_place(failures[rank])}" for rank in died)
     meaning, remedy = _how_it_died(run_dir, died[0], str(failures[died[0]]), signals[died[0]])
     problem = f"a worker process died without an exception ({where})\n  likely: {meaning}"
-    stack = signs.stack_of(run_dir, died[0]) if signals[died[0]] else ""
+    stack = signs.fatal_report(run_dir, died[0]) if signals[died[0]] else ""
     return _cause(run_dir, "died", problem, remedy, died[0], stack=stack)
 
 

@@ -1,8 +1,9 @@
 """Signs of life: what each rank is doing, left in the run's folder, so that one that hangs or lags can be named.
 
 The loop only says which phase it enters, which costs a microsecond. A thread writes it down at most twice a second, and at
-least every ``IDLE_SECONDS`` so that a process that has stopped can be told from one that waits. If a phase takes long, a
-watchdog that needs no cooperation of Python writes the stacks of all threads beside it.
+least every ``IDLE_SECONDS`` so that a process that has stopped can be told from one that waits. If a phase takes long,
+it writes the loop's stack beside it. (It does so itself, under Python's lock: ``faulthandler.dump_traceback_later`` reads the
+frames of threads that run on meanwhile, and has crashed healthy processes here.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +25,7 @@ from typing import IO, NamedTuple
 import torch
 
 from ray_jobs.training.memory import oom_kills
-from ray_jobs.training.signs import IDLE_SECONDS, Phase, Sign, stack_path
+from ray_jobs.training.signs import IDLE_SECONDS, Phase, Sign, fatal_path, stack_path
 
 WRITE_SECONDS = 0.5
 
@@ -42,7 +45,8 @@ class Pulse:
     Args:
         run_dir: folder of the run, which all ranks share.
         device: what the forward passes run on; on a GPU its own clock measures them, without waiting for it.
-        stall_seconds: a phase that takes longer leaves the stacks of all threads; ``None`` for never.
+        stall_seconds: a phase that takes longer leaves the stack of the thread that entered this; ``None`` for never, and then
+            fatal signals leave nothing either.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Pulse:
         stall_seconds: float | None,
     ) -> None:
         self._path, self._stack_path = Sign.path(run_dir, rank), stack_path(run_dir, rank)
+        self._fatal_path = fatal_path(run_dir, rank)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         now = time.time()
         self._sign = Sign(
@@ -71,7 +76,8 @@ class Pulse:
         )
         self._now = _Now(0, "starting", now, 0)
         self._stall_seconds = stall_seconds
-        self._stacks: IO[str] | None = None
+        self._fatal: IO[str] | None = None
+        self._loop_thread = 0
         self._enabled_before = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="pulse", daemon=True)
@@ -81,25 +87,25 @@ class Pulse:
         self._seconds = {"waiting for data": 0.0, "forward": 0.0}
 
     def __enter__(self) -> Pulse:
+        self._loop_thread = threading.get_ident()  # under Ray it is not the process's main thread
+        self._stack_path.unlink(missing_ok=True)  # of an earlier start
         if self._stall_seconds is not None:
-            self._stacks = self._stack_path.open("w", encoding="utf-8")
+            self._fatal = self._fatal_path.open("w", encoding="utf-8")
             self._enabled_before = faulthandler.is_enabled()
-            faulthandler.enable(self._stacks)  # a fatal signal leaves its name and the stacks there
+            faulthandler.enable(self._fatal, all_threads=False)  # a fatal signal leaves its name and the stack there
         self._write(self._now)
-        self._watch()
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        if self._stacks is not None:
-            faulthandler.cancel_dump_traceback_later()
+        if self._fatal is not None:
             if self._enabled_before and sys.__stderr__ is not None:
                 faulthandler.enable(sys.__stderr__)
             else:
                 faulthandler.disable()
-            self._stacks.close()
+            self._fatal.close()
         if kind is None:
             self._now = _Now(self._now.step, "ended", time.time(), self._now.entered + 1)
         self._write(self._now)
@@ -144,11 +150,15 @@ class Pulse:
     # ---------------------------------------------------------------- the thread
 
     def _work(self) -> None:
-        written, last = self._now, time.monotonic()
+        written, last, told = self._now, time.monotonic(), False
         while not self._ended.wait(WRITE_SECONDS):
             now = self._now
-            if now != written:
-                self._watch()
+            if now != written and told:
+                self._stack_path.unlink(missing_ok=True)
+                told = False
+            if self._stall_seconds is not None and not told and time.time() - now.since > self._stall_seconds:
+                self._write_stack()
+                told = True
             if now != written or time.monotonic() - last >= IDLE_SECONDS:
                 self._write(now)
                 written, last = now, time.monotonic()
@@ -156,15 +166,12 @@ class Pulse:
     def _write(self, now: _Now) -> None:
         sign = replace(self._sign, **now._asdict(), time=time.time())
         temporary = self._path.with_suffix(".tmp")
-        try:
+        with suppress(OSError):  # a full disk is for what must be written to complain about
             temporary.write_text(json.dumps(asdict(sign)), encoding="utf-8")
             temporary.replace(self._path)
-        except OSError:
-            return  # a full disk is for what must be written to complain about
 
-    def _watch(self) -> None:
-        """Set the watchdog anew; it is a thread of C, and works even if Python hangs in a call that holds its lock."""
-        if self._stacks is not None and self._stall_seconds is not None:
-            self._stacks.seek(0)
-            self._stacks.truncate()
-            faulthandler.dump_traceback_later(self._stall_seconds, file=self._stacks)
+    def _write_stack(self) -> None:
+        frame = sys._current_frames().get(self._loop_thread)
+        if frame is not None:
+            with suppress(OSError):
+                self._stack_path.write_text("".join(traceback.format_stack(frame)), encoding="utf-8")

@@ -58,8 +58,13 @@ class Sign:
 
 
 def stack_path(run_dir: Path, rank: int) -> Path:
-    """Where a rank leaves its stacks."""
+    """Where a rank leaves its stack when it stalls."""
     return run_dir / FOLDER / f"rank{rank}.stack.txt"
+
+
+def fatal_path(run_dir: Path, rank: int) -> Path:
+    """Where a fatal signal leaves its name and the stack."""
+    return run_dir / FOLDER / f"rank{rank}.fatal.txt"
 
 
 def read_signs(run_dir: Path) -> list[Sign]:
@@ -83,23 +88,26 @@ def clear(run_dir: Path) -> None:
 
 
 def stack_of(run_dir: Path, rank: int) -> str:
-    """The stack of a rank's main thread when it stalled or was ended by a fatal signal, innermost call first; or ""."""
-    try:
-        text = stack_path(run_dir, rank).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    threads = re.split(r"\n(?=(?:Current thread|Thread) 0x)", text.strip())
-    return threads[-1].strip()  # the main thread is the oldest, and stands last
+    """The stack of a rank's loop where it stalled, innermost call last; or ""."""
+    return _text(stack_path(run_dir, rank))
+
+
+def fatal_report(run_dir: Path, rank: int) -> str:
+    """What Python wrote of the signal that ended a rank, with the stack; or ""."""
+    return _text(fatal_path(run_dir, rank))
 
 
 def fatal_signal(run_dir: Path, rank: int) -> str:
-    """What Python said of the signal that ended a rank, such as ``Segmentation fault``; or ""."""
+    """The signal that ended a rank, in Python's words, such as ``Segmentation fault``; or ""."""
+    found = re.search(r"Fatal Python error: (.+)", fatal_report(run_dir, rank))
+    return found.group(1).strip() if found else ""
+
+
+def _text(path: Path) -> str:
     try:
-        text = stack_path(run_dir, rank).read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
-    found = re.search(r"Fatal Python error: (.+)", text)
-    return found.group(1).strip() if found else ""
 
 
 def find_late(run_dir: Path) -> Sign | None:

@@ -91,7 +91,7 @@ def test_a_read_that_times_out_is_not_a_rank_that_is_late(tmp_path: Path) -> Non
 )
 def test_a_process_that_died_says_by_what(tmp_path: Path, text: str, stack: str, meaning: str, remedy: str) -> None:
     leave(tmp_path, 0, entered=30, stack=WAITS)
-    leave(tmp_path, 1, entered=30, stack=stack)
+    leave(tmp_path, 1, entered=30, fatal=stack)
     record(tmp_path, CLOSED, rank=0)
     error = explain(tmp_path, Group({0: CLOSED, 1: RuntimeError(text)}))
     assert "rank 1 on node-1, pid 101" in error.problem and meaning in error.problem
@@ -112,7 +112,8 @@ def test_the_kernels_killer_is_named_where_it_has_acted(tmp_path: Path, monkeypa
 def test_nccl_that_ends_the_waiting_ranks_does_not_hide_the_late_one(tmp_path: Path) -> None:
     aborted = f"Fatal Python error: Aborted\n\n{WAITS}"
     for rank in range(3):
-        leave(tmp_path, rank, entered=30 - (rank == 2), stack=SLEEPS if rank == 2 else aborted)
+        late = rank == 2
+        leave(tmp_path, rank, entered=30 - late, stack=SLEEPS if late else WAITS, fatal="" if late else aborted)
     found = cause(tmp_path, {rank: RuntimeError(DIED) for rank in (0, 1)})
     assert (found.kind, found.rank) == ("late", 2)
     assert "NCCL ended the ranks [0, 1]" in found.problem and "in forward" in found.stack

@@ -19,6 +19,8 @@ from ray_jobs.training.signs import (
     Sign,
     clear,
     describe_late,
+    fatal_path,
+    fatal_report,
     fatal_signal,
     find_late,
     read_signs,
@@ -70,7 +72,7 @@ def fall_asleep_until(what) -> None:
     wait_for(what)
 
 
-def test_a_phase_that_stalls_leaves_the_stack_of_the_main_thread(tmp_path: Path) -> None:
+def test_a_phase_that_stalls_leaves_the_stack_of_the_loop(tmp_path: Path) -> None:
     other = threading.Event()
     thread = threading.Thread(target=other.wait, daemon=True)
     thread.start()
@@ -97,7 +99,7 @@ def test_a_fatal_signal_leaves_its_name_and_the_stack(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True)
     assert done.returncode != 0
     assert fatal_signal(tmp_path, 0) == "Segmentation fault"
-    assert "string_at" in stack_of(tmp_path, 0)
+    assert "string_at" in fatal_report(tmp_path, 0)
 
 
 def test_own_time_is_that_of_data_and_forward_passes(tmp_path: Path) -> None:
@@ -113,7 +115,9 @@ def test_own_time_is_that_of_data_and_forward_passes(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- who is late
 
 
-def leave(run_dir: Path, rank: int, *, entered: int, age: float = 0.0, world_size: int = 3, stack: str = "") -> Sign:
+def leave(
+    run_dir: Path, rank: int, *, entered: int, age: float = 0.0, world_size: int = 3, stack: str = "", fatal: str = ""
+) -> Sign:
     now = 1_000_000.0
     sign = Sign(
         rank=rank,
@@ -131,14 +135,12 @@ def leave(run_dir: Path, rank: int, *, entered: int, age: float = 0.0, world_siz
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(sign)))
     stack_path(run_dir, rank).write_text(stack)
+    fatal_path(run_dir, rank).write_text(fatal)
     return sign
 
 
-WAITS = (
-    'Thread 0x1 (most recent call first):\n  File "x.py", line 1 in f\n\nThread 0x2 (most recent call first):\n'
-    '  File "/lib/torch/distributed/distributed_c10d.py", line 9 in all_reduce'
-)
-SLEEPS = 'Thread 0x2 (most recent call first):\n  File "model.py", line 1 in forward'
+WAITS = '  File "/lib/torch/distributed/distributed_c10d.py", line 9, in all_reduce'
+SLEEPS = '  File "model.py", line 1, in forward'
 
 
 def test_the_rank_that_has_come_least_far_is_late(tmp_path: Path) -> None:
