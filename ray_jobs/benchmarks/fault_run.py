@@ -103,6 +103,10 @@ class Run:
         """What the command printed."""
         return self.config.run_dir.with_suffix(".log")
 
+    def tail(self) -> str:
+        """The last of what it printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-2000:] if self.log.is_file() else ""
+
     @property
     def step(self) -> int:
         """The last step that was logged."""
@@ -132,8 +136,7 @@ class Run:
         while not condition():
             if self.has_ended or time.monotonic() > end:
                 why = "it ended" if self.has_ended else f"{self._timeout:g} s passed"
-                tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                raise TrainingError(f"{self.config.name}: {why} before {what}\n{tail}", f"see {self.log}")
+                raise TrainingError(f"{self.config.name}: {why} before {what}\n{self.tail()}", f"see {self.log}")
             time.sleep(POLL_SECONDS)
 
     def kill(self, kind: str, number: int = -1) -> float:

@@ -10,6 +10,7 @@ long run is killed at random moments, a worker or the driver, before, during and
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import signal
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray_jobs.benchmarks.fault_run import DATA, WORKER, Run, differences, recovery, small_run
 from ray_jobs.benchmarks.files import write_figures
@@ -107,8 +108,7 @@ def ends_well(run: Run) -> None:
         TrainingError: it ends badly.
     """
     if code := run.finish():
-        tail = run.log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise TrainingError(f"{run.config.name} ended with {code}\n{tail}", f"see {run.log}")
+        raise TrainingError(f"{run.config.name} ended with {code}\n{run.tail()}", f"see {run.log}")
 
 
 # ---------------------------------------------------------------- the faults: each takes a run that was not started yet
@@ -190,6 +190,42 @@ def bit_flipped(run: Run) -> dict[str, float]:
     return recovery(run.config, killed, step)
 
 
+def node_drained(run: Run) -> dict[str, float]:
+    """One of two nodes is announced to go, goes four seconds later, and is replaced; the time counts from its going."""
+    config = one_to_a_node(run)
+    seen = on_nodes(config, "drain", 12)
+    return recovery(config, seen["gone"], seen["gone_at"])
+
+
+def raylet_killed(run: Run) -> dict[str, float]:
+    """The raylet of one of two nodes is killed; a third node comes."""
+    config = one_to_a_node(run)
+    seen = on_nodes(config, "kill", 12)
+    return recovery(config, seen["gone"], seen["gone_at"])
+
+
+def one_to_a_node(run: Run) -> TrainConfig:
+    """The run's config with workers so large that a node of one CPU holds one of them."""
+    scaling = run.config.scaling.model_copy(update={"cpus_per_worker": 0.75})
+    return run.config.model_copy(update={"scaling": scaling})
+
+
+def on_nodes(config: TrainConfig, how: Literal["drain", "kill"], step: int) -> dict[str, Any]:
+    """Train on several nodes of which one goes after a step; see ``ray_jobs.benchmarks.fault_nodes``.
+
+    Raises:
+        TrainingError: the run did not outlive it.
+    """
+    file = config.run_dir.with_suffix(".yaml")
+    file.write_text(dump_config(config), encoding="utf-8")
+    command = [sys.executable, "-m", "ray_jobs.benchmarks.fault_nodes", str(file), how, str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    if done.returncode:
+        raise TrainingError(f"{config.name} ended with {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
 def killed_driver(run: Run) -> tuple[int, float]:
     """Kill the driver when there are two checkpoints; the step it was at, and when."""
     with run.started() as process:
@@ -206,6 +242,8 @@ FAULTS: dict[str, Callable[[Run], dict[str, float]]] = {
     "data process killed": data_process,
     "driver killed": driver,
     "driver told to end": told_to_end,
+    "node drained": node_drained,
+    "raylet of a node killed": raylet_killed,
     "newest checkpoint truncated": truncated,
     "newest checkpoint with a wrong bit": bit_flipped,
 }
