@@ -2,9 +2,9 @@
 
     python -m ray_jobs.benchmarks.fault_nodes CONFIG drain|kill STEP
 
-A program of its own, because this Ray must meet no other. After the step, one of the two nodes with a worker is announced to go,
-and goes when its time is over (``drain``), or its raylet gets SIGKILL (``kill``); a third one takes its place. The last line that it
-prints is JSON: when that was, and which checkpoints there were then.
+A program of its own, because this Ray must meet no other. After the step, one of the two nodes with a worker is announced to
+go, and goes when its time is over (``drain``), or its raylet gets SIGKILL (``kill``); a third one takes its place. The last line
+that it prints is JSON: when that was, and which checkpoints there were then.
 """
 
 from __future__ import annotations

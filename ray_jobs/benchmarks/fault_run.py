@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ray_jobs.training.history import read_history
 from ray_jobs.training.sample_log import SAMPLES, read_samples
 from ray_jobs.training.start_times import read_starts
 from ray_jobs.training.tracking import read_metrics
@@ -24,7 +26,8 @@ from setok.errors import TrainingError
 
 WORKER, DATA = "RayTrainWorker", "ReadPlannedBlocks"
 """In the titles of Ray's processes: one that trains, and one that reads and decodes."""
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.001
+PARTS = ("notice", "workers", "model", "data", "step")
 
 
 def small_run(data: Path, output: Path, name: str, **changes: Any) -> TrainConfig:
@@ -139,16 +142,21 @@ class Run:
                 raise TrainingError(f"{self.config.name}: {why} before {what}\n{self.tail()}", f"see {self.log}")
             time.sleep(POLL_SECONDS)
 
-    def kill(self, kind: str, number: int = -1) -> float:
-        """SIGKILL a process of this kind (``WORKER``, ``DATA``) below the driver; when, in seconds since 1970."""
-        assert self.driver is not None
+    def kill(
+        self, kind: str, number: int = -1, *, when: Callable[[], Any] = lambda: True, by: int = signal.SIGKILL
+    ) -> tuple[float, int]:
+        """Send a signal to a process of this kind (``WORKER``, ``DATA``) below the driver, as soon as something is so.
+
+        Returns:
+            When, in seconds since 1970, and the last step that was logged then.
+        """
         self.wait_for(lambda: self.processes(kind), f"a process of {kind}")
-        found = self.processes(kind)
+        found = self.processes(kind)  # before the wait: it takes longer than some of what is waited for
         victim = found[number % len(found)]
-        now = time.time()
+        self.wait_for(when, "what the kill waits for")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(victim.pid, signal.SIGKILL)
-        return now
+            os.kill(victim.pid, by)
+        return time.time(), self.step
 
     def processes(self, kind: str) -> list[psutil.Process]:
         """Ray's processes of a kind below the driver, in the order of their ids."""
@@ -216,15 +224,16 @@ def differences(run: TrainConfig, undisturbed: TrainConfig) -> list[str]:
 def recovery(run: TrainConfig, killed: float, at_step: int) -> dict[str, float]:
     """Seconds from a fault to the next optimizer step, in parts, and the steps that were done again.
 
-    ``notice`` is until the new process began (Ray finds out, clears up, and schedules), ``imports`` until it entered the
-    loop, ``model`` until model and optimizer were loaded from the checkpoint, ``data`` until the first batch, ``step`` until
-    the first update. All zero where the run went on without a restart.
+    ``notice`` is until Ray Train's controller knew (of a driver: until the next one looked), ``workers`` until new workers were
+    in the loop, with all that they import, ``model`` until model and optimizer were loaded from the checkpoint, ``data`` until
+    the first batch, ``step`` until the first update. Nothing where the run went on without a restart.
     """
     later = [start for start in read_starts(run.run_dir) if start["step"] > killed]
     if not later:
         return {}
     start = later[0]
-    marks = [killed, *(max(start[name], killed) for name in ("process", "entered", "built", "data", "step"))]
-    names = ("notice", "imports", "model", "data", "step")
-    parts = {name: round(after - before, 2) for name, before, after in zip(names, marks, marks[1:], strict=False)}
+    noted = [event["noted"] for event in read_history(run.run_dir) if event.get("noted", 0.0) > killed]
+    marks = [killed, min(noted[0], start["entered"]) if noted else killed]
+    marks += [start[name] for name in ("entered", "built", "data", "step")]
+    parts = {name: round(after - before, 2) for name, (before, after) in zip(PARTS, pairwise(marks), strict=True)}
     return parts | {"total": round(marks[-1] - killed, 2), "repeated": max(0, at_step - start["first_step"] + 1)}

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ray_jobs.benchmarks.fault_run import DATA, WORKER, Run, differences, recovery, small_run
+from ray_jobs.benchmarks.fault_run import DATA, PARTS, WORKER, Run, differences, recovery, small_run
 from ray_jobs.benchmarks.files import write_figures
 from ray_jobs.launch import EXIT_STOPPED, console
 from setok import checkpoint
@@ -31,7 +31,6 @@ from setok.config import IngestConfig, TrainConfig, build, dump_config
 from setok.errors import TrainingError
 
 NUM_PICTURES = 64
-PARTS = ("notice", "imports", "model", "data", "step", "total")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,17 +116,17 @@ def ends_well(run: Run) -> None:
 def worker_before_save(run: Run) -> dict[str, float]:
     """A worker is killed when most of the steps since the last save are done."""
     with run.started():
-        run.wait_for(lambda: run.step % run.config.checkpoint.every >= 7 and run.newest(), "steps before a save")
-        step, killed = run.step, run.kill(WORKER)
+        every = run.config.checkpoint.every
+        killed, step = run.kill(WORKER, when=lambda: run.step % every >= every - 3 and run.newest())
         ends_well(run)
     return recovery(run.config, killed, step)
 
 
 def worker_in_save(run: Run) -> dict[str, float]:
-    """A worker is killed while a checkpoint is being written."""
+    """A worker is killed while a checkpoint is being written, which is then no checkpoint."""
     with run.started():
-        run.wait_for(lambda: run.newest() and run.is_saving(), "a save")
-        step, killed = run.step, run.kill(WORKER)
+        run.wait_for(run.newest, "the first save")
+        killed, step = run.kill(WORKER, when=run.is_saving)
         ends_well(run)
     return recovery(run.config, killed, step)
 
@@ -135,8 +134,7 @@ def worker_in_save(run: Run) -> dict[str, float]:
 def worker_after_save(run: Run) -> dict[str, float]:
     """The first worker is killed as soon as a checkpoint has its name."""
     with run.started():
-        run.wait_for(lambda: run.newest() >= 2 * run.config.checkpoint.every, "the second save")
-        step, killed = run.step, run.kill(WORKER, 0)
+        killed, step = run.kill(WORKER, 0, when=lambda: run.newest() >= 2 * run.config.checkpoint.every)
         ends_well(run)
     return recovery(run.config, killed, step)
 
@@ -144,8 +142,18 @@ def worker_after_save(run: Run) -> dict[str, float]:
 def data_process(run: Run) -> dict[str, float]:
     """A process that decodes pictures is killed: Ray reads its block again, and training only waits."""
     with run.started():
-        run.wait_for(lambda: run.step >= 5, "5 steps")
-        step, killed = run.step, run.kill(DATA)
+        killed, step = run.kill(DATA, when=lambda: run.step >= 5)
+        ends_well(run)
+    return recovery(run.config, killed, step)
+
+
+def frozen(run: Run) -> dict[str, float]:
+    """A worker stops without ending (SIGSTOP); the others give up on it after ``scaling.collective_timeout_s``, here 5 s."""
+    scaling = run.config.scaling.model_copy(update={"collective_timeout_s": 5.0})
+    saving = run.config.checkpoint.model_copy(update={"commit_timeout": 4.0})
+    run.config = run.config.model_copy(update={"scaling": scaling, "checkpoint": saving})
+    with run.started():
+        killed, step = run.kill(WORKER, when=lambda: run.step >= 15, by=signal.SIGSTOP)
         ends_well(run)
     return recovery(run.config, killed, step)
 
@@ -239,6 +247,7 @@ FAULTS: dict[str, Callable[[Run], dict[str, float]]] = {
     "worker killed before a save": worker_before_save,
     "worker killed during a save": worker_in_save,
     "worker killed after a save": worker_after_save,
+    "worker frozen": frozen,
     "data process killed": data_process,
     "driver killed": driver,
     "driver told to end": told_to_end,
@@ -264,35 +273,47 @@ def random_kills(data: Path, output: Path, number: int, rng: random.Random) -> d
     recoveries: list[dict[str, float]] = []
     done, began = 0, time.monotonic()
     while done < number and run.newest() < run.config.train.steps:
-        with run.started() as process:
-            while done < number:
-                aim = run.step + rng.randint(1, 16)
-                run.wait_for(partial(run.has_come_to, aim), "the next steps")
-                if rng.random() < 1 / 3:
-                    run.wait_for(lambda: run.is_saving() or run.has_ended, "a save")
+        with run.started():
+            alive = True
+            while alive and done < number:
+                run.wait_for(partial(run.has_come_to, run.step + rng.randint(1, 16)), "the next steps")
                 if run.has_ended:
                     break
-                done, step = done + 1, run.step
-                if is_driver := rng.random() < 0.2:
-                    killed = time.time()
-                    process.kill()
-                else:
-                    killed = run.kill(WORKER, rng.randrange(2))
-                    run.wait_for(partial(recovery, run.config, killed, step), "the next step")
-                    recoveries.append(recovery(run.config, killed, step))
+                alive, parts = strike(run, rng)
+                recoveries += [parts] if parts else []
+                done += 1
                 left = (time.monotonic() - began) / done * (number - done) / 60
-                console().print(
-                    f"kill {done}/{number}, {'driver' if is_driver else 'worker'}, at step {step}, newest checkpoint"
-                    f" {run.newest()} · {left:.0f} min left"
-                )
-                if is_driver:
-                    break
-            else:
+                who = f"worker, {parts['total']:.1f} s" if parts else "driver"
+                console().print(f"kill {done}/{number} ({who}) at step {run.step} · {left:.0f} min left")
+            if alive:
                 ends_well(run)
     end_well(run)
     mean = {key: round(statistics.mean(one[key] for one in recoveries), 2) for key in recoveries[0]}
     worst = {"worst": max(one["total"] for one in recoveries)}
-    return {"fault": f"{done} random kills"} | mean | worst | {"differences": differences(run.config, calm)}
+    return {"fault": f"{done} random kills, mean"} | mean | worst | {"differences": differences(run.config, calm)}
+
+
+def strike(run: Run, rng: random.Random) -> tuple[bool, dict[str, float]]:
+    """Kill a worker, or the driver; whether the run lives on, and the parts of its recovery if it does."""
+
+    def saves() -> bool:
+        return run.is_saving() or run.has_ended
+
+    def now() -> bool:
+        return True
+
+    when = saves if rng.random() < 1 / 3 else now
+    if run.driver is not None and rng.random() < 0.2:
+        run.wait_for(when, "a save")
+        run.driver.kill()
+        return False, {}
+    killed, step = run.kill(WORKER, rng.randrange(2), when=when)
+
+    def has_recovered() -> bool:
+        return run.has_ended or bool(recovery(run.config, killed, step))
+
+    run.wait_for(has_recovered, "the next step")
+    return True, recovery(run.config, killed, step)
 
 
 # ---------------------------------------------------------------- what is shown
@@ -308,10 +329,10 @@ def one_line(row: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All faults as a table in Markdown."""
-    head = ["fault", "samples, losses, weights", *PARTS, "steps again"]
+    head = ["fault", "samples, losses, weights", *PARTS, "total, s", "steps again"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
         result = "; ".join(row["differences"]) or "same to the last bit"
-        seconds = [f"{row[part]:.1f}" if part in row else "–" for part in PARTS]
+        seconds = [f"{row[part]:.1f}" if part in row else "–" for part in (*PARTS, "total")]
         lines.append(f"| {row['fault']} | {result} | {' | '.join(seconds)} | {row.get('repeated', 0):g} |")
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
 """What a run survived: every break-down and every time it went on after one, in ``failures.jsonl``.
 
-A line is a JSON object with ``event``. ``failure``: ``time``, ``step`` (optimizer steps that were done), the rest as in
-``failure.json``. ``resumed``: ``time`` of the end of the first step after it, ``step`` that it went on from, ``repeated``
-steps and ``downtime_s``.
+A line is a JSON object with ``event``. ``failure``: ``time``, ``noted`` (when it was found out), ``step`` (optimizer steps
+that were done), the rest as in ``failure.json``. ``resumed``: ``time`` of the end of the first step after it, ``step`` that it
+went on from, ``repeated`` steps and ``downtime_s``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GO_ON = "the same command goes on from the newest good checkpoint, as it has do
 
 def note_failure(run_dir: Path, cause: Cause) -> None:
     """Write down that the workers broke down."""
-    _append(run_dir, {"event": "failure", **asdict(cause)})
+    _append(run_dir, {"event": "failure", "noted": time.time(), **asdict(cause)})
 
 
 def note_end(run_dir: Path, cause: Cause, *, since: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import torch.distributed as dist
 
 from ray_jobs.training.machine import WorkerContext
-from ray_jobs.training.tracking import cut_lines
+from ray_jobs.training.tracking import cut_lines, read_lines
 from setok.batch import Batch
 from setok.config import TrainConfig
 
@@ -62,8 +62,5 @@ def ids_of(batch: Batch) -> Iterator[str]:
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a ``samples.jsonl``, oldest first: ``step``, ``loss`` (as ``float.hex`` writes it) and ``ids``."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
+    """A ``samples.jsonl``, oldest step first: ``step``, ``loss`` (as ``float.hex`` writes it) and ``ids``."""
+    return read_lines(path)

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from ray_jobs.training.machine import WorkerContext
+from ray_jobs.training.tracking import read_lines
 from setok.config import TrainConfig
 
 STARTS = "starts.jsonl"
@@ -17,11 +16,11 @@ Mark = Literal["entered", "built", "data", "step"]
 
 
 class StartTimes:
-    """When rank 0's process began, entered the loop, had its model, its first batch, and its first step behind it."""
+    """When rank 0 entered the loop, had its model, its first batch, and its first step behind it."""
 
     def __init__(self, config: TrainConfig, worker: WorkerContext) -> None:
         self._path = config.run_dir / STARTS if worker.is_main else None
-        self._times: dict[str, float] = {"process": psutil.Process().create_time()}
+        self._times: dict[str, float] = {}
         self.mark("entered")
 
     def mark(self, name: Mark, step: int = 0) -> None:
@@ -37,5 +36,4 @@ class StartTimes:
 
 def read_starts(run_dir: Path) -> list[dict[str, Any]]:
     """All starts of a run, oldest first: ``first_step``, and seconds since 1970 of each mark."""
-    path = run_dir / STARTS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_lines(run_dir / STARTS)

@@ -186,7 +186,12 @@ def open_trackers(config: TrainConfig, run_dir: Path, start_step: int) -> list[T
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
     """The lines of a run's ``metrics.jsonl``, oldest first."""
-    return [json.loads(line) for line in _lines(run_dir / METRICS)]
+    return read_lines(run_dir / METRICS)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; none where there is no file."""
+    return [json.loads(line) for line in _lines(path)]
 
 
 def cut_lines(path: Path, *, last_step: int) -> None:
