@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -90,3 +91,11 @@ def s3_folder(s3_query: str, request: pytest.FixtureRequest) -> str:
     filesystem, _ = fs.FileSystem.from_uri(address + "&allow_bucket_creation=true")
     filesystem.create_dir(bucket)
     return address
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Signatures are not checked, as outside of tests: what a caller of the wrong types is told."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -70,14 +70,15 @@ def check_lengths(folder: str, lengths: Int32[np.ndarray, " rows"], config: Sequ
     if config.too_long == "skip" and number < len(lengths):
         logger.warning("%s and are left out; the longest has %d tokens, %d too many", told, longest, over)
         return
-    row = ShardReader(folder, columns=["id", "images"]).take(np.array([lengths.argmax()])).to_pylist()[0]
+    one = ShardReader(folder, columns=["id", "images"]).take(np.array([lengths.argmax()])).to_pylist()[0]
     remedies = [f"--set sequence.max_length={longest}"]
-    if row["images"]:
+    name, pictures = one["id"], len(one["images"])
+    if pictures:
         remedies.append(f"lower sequence.max_image_tokens (the places of every picture, {config.max_image_tokens})")
     if config.too_long == "refuse" and number < len(lengths):
         remedies.append("leave them out with --set sequence.too_long=skip")
     raise DataError(
-        f"{told}; the longest, {row['id']}, has {longest} tokens with {len(row['images'])} pictures, {over} too many",
+        f"{told}; the longest, {name}, has {longest} tokens with {pictures} picture(s), {over} too many",
         ", or ".join(remedies),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from setok.config import LanguageModelConfig, LoraConfig
@@ -41,7 +42,7 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: int, *, pretrained:
                 attn_implementation=_attention(config),
                 quantization_config=_quantization(config),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"language_model.path={config.path!r} gives no causal language model: {error}",
             how_to_get(

@@ -73,7 +73,8 @@ def write(folder: Path, model: Setokim) -> None:
         "model_type": "setokim",
         "format": FORMAT,
         "token_width": model.token_width,
-        "setokim": model.config.model_dump(mode="json"),
+        # Where its parts came from means nothing elsewhere: they are in the folder.
+        "setokim": model.config.model_dump(mode="json", exclude={"tokenizer", "text_tokenizer"}),
     }
     (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _heads(model).items()}
@@ -96,6 +97,8 @@ def read_config(folder: Path) -> tuple[SetokimConfig, int]:
         stored: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export the model again") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{folder / CONFIG} is no JSON object", "export the model again")
     if stored.get("model_type") != "setokim":
         raise CheckpointError(
             f"{folder} holds a model of type {stored.get('model_type')!r}, not 'setokim'",
