@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from setok.config import SetokimConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.models import pretrained as tokenizer_files
+from setok.models.language_model_loading import SIZES
 from setok.models.text_tokens import quiet_transformers
 from setok.vocabulary import SPECIAL_TOKENS
 
@@ -111,7 +112,8 @@ def read_config(folder: Path) -> tuple[SetokimConfig, int]:
         )
     described = stored["setokim"]
     try:
-        described["language_model"]["path"] = str(folder / LANGUAGE_MODEL)
+        own = {key: value for key, value in described["language_model"].items() if key not in SIZES}
+        described["language_model"] = own | {"path": str(folder / LANGUAGE_MODEL)}
         return SetokimConfig.model_validate(described), int(stored["token_width"])
     except (ValidationError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -117,6 +117,18 @@ def test_a_dry_run_counts_its_parts(root: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": {"init_from": "nowhere"}}, r"nowhere(.|\n)*name a run's folder"),
+        ({"model": {"merger": {"num_heads": 6}}}, r"model.merger.num_heads 3 → 6"),
+    ],
+)
+def test_a_dry_run_looks_at_what_it_starts_from(root: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        dry_run(config_of(root, "dry", **changes))
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"checkpoint": {"init_from": "nowhere"}}, CheckpointError, r"nowhere(.|\n)*name a run's folder"),
