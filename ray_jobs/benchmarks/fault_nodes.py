@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 DEADLINE_SECONDS = 4
 NODE = {"object_store_memory": 100 * 2**20}
@@ -36,7 +37,7 @@ def main() -> None:
     ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
     with run.started(ray_address=cluster.address):
         run.wait_for(lambda: run.step >= int(step), f"step {step}")
-        seen = {"struck_at": run.step}
+        seen: dict[str, Any] = {"struck_at": run.step}
         if how == "drain":
             gcs = ray._private.worker.global_worker.gcs_client
             reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
