@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from ray_jobs import launch
 from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
@@ -25,7 +23,7 @@ from ray_jobs.training import failure, history, preflight, signs
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
-from setok.config import TrainConfig, dump_config
+from setok.config import TrainConfig, differences, dump_config
 from setok.data.schema import Manifest
 from setok.errors import CheckpointError, ConfigError, SetokError
 
@@ -84,8 +82,8 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     store.probe()
     if config.validation is not None:
         Manifest.load(config.validation.data)
-    if config.checkpoint.init_from and start is None:
-        checkpoint.resolve(config.checkpoint.init_from)
+    if start is None:
+        check_beginning(config)
     if config.scaling.num_workers:
         check_cluster(config)
     preflight.check_folder(run_dir)
@@ -234,19 +232,30 @@ def check_same_run(config: TrainConfig, start: Path) -> None:
     changed = {
         key: values
         for section in ("stage", "model", "concepts", "discriminator", "setokim")
-        for key, values in _differences(getattr(old, section), getattr(config, section), section).items()
-    } | _differences(old.optim.kind, config.optim.kind, "optim.kind")
+        for key, values in differences(getattr(old, section), getattr(config, section), section).items()
+    } | differences(old.optim.kind, config.optim.kind, "optim.kind")
     if changed:
         listed = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in sorted(changed.items()))
         raise CheckpointError(
             f"{config.run_dir} holds a run of another model: {listed}",
             f"give this run another name (--set name={config.name}-2), or delete {config.run_dir}",
         )
-    order = _differences(old.data.train, config.data.train, "data.train") | _differences(old.seed, config.seed, "seed")
+    order = differences(old.data.train, config.data.train, "data.train") | differences(old.seed, config.seed, "seed")
     if old.train.global_batch_size != config.train.global_batch_size:
         order["train.global_batch_size"] = (old.train.global_batch_size, config.train.global_batch_size)
     for key, (before, after) in order.items():
         logger.warning("%s was %r and is %r: from here on, samples come in another order", key, before, after)
+
+
+def check_beginning(config: TrainConfig) -> None:
+    """Refuse a new run whose ``checkpoint.init_from`` is missing, or is of another model."""
+    if config.checkpoint.init_from is None:
+        return
+    source = checkpoint.resolve(config.checkpoint.init_from)
+    if config.stage != "tokenizer":
+        from setok.stages.setokim import check_source  # brings in torch
+
+        check_source(source, config)
 
 
 def check_cluster(config: TrainConfig) -> None:
@@ -318,26 +327,21 @@ def _existing(path: str | None) -> str | None:
     return str(Path(path).absolute()) if path and Path(path).exists() else path
 
 
-def _differences(old: Any, new: Any, key: str) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys of the settings that differ, with both values."""
-    if isinstance(old, BaseModel) and isinstance(new, BaseModel):
-        return {
-            inner: values
-            for name in type(new).model_fields
-            for inner, values in _differences(getattr(old, name), getattr(new, name), f"{key}.{name}").items()
-        }
-    return {} if old == new else {key: (old, new)}
-
-
 # ---------------------------------------------------------------- command
 
 
 def dry_run(config: TrainConfig) -> None:
-    """Show what the run would train, on how many samples, and how much memory a worker needs for it."""
+    """Show what the run would train, on how many samples, and how much memory a worker needs for it.
+
+    Raises:
+        CheckpointError: what the run is to start from is missing, or is of another model.
+    """
     from rich.table import Table
 
     from setok.summary import describe, estimate_memory
 
+    if checkpoint.newest_good(config.run_dir) is None:
+        check_beginning(config)
     parts = describe(config)
     table = Table("part", "parameters", "trainable", title=f"{config.name}: stage {config.stage}")
     for part in parts:

@@ -68,7 +68,7 @@ def how_to_get(path: str, wanted: str, *, setting: str, hub_id: str | None = Non
     if Path(path).exists():
         return f"point {setting} to a folder with {wanted}"
     parent = Path(path).parent
-    if path.startswith((".", "/", "~")) or (parent.name and parent.is_dir()):
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or (parent.name and parent.is_dir()):
         return f"there is no such folder: set {setting} to one with {wanted}, or to a hub id"
     return (
         f"check the name; without a network, run `hf download {hub_id or path} --local-dir FOLDER` where there is one, and set"

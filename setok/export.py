@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from setok.checkpoint import load_model, read_config, resolve
-from setok.errors import CheckpointError
+from setok.config import SequenceConfig
+from setok.config.section import Section
+from setok.errors import CheckpointError, ConfigError
 from setok.models.setokim import Setokim
 from setok.models.tokenizer import SeTok
 from setok.stages import SetokimTask
 
-SEQUENCE = "sequence.json"
-"""How conversations are written down: what ``setok.predictor.Predictor`` needs besides the model."""
+SETTINGS = "predictor.json"
+
+
+class PredictorSettings(Section):
+    """What ``setok.predictor.Predictor`` needs besides the model, so that it answers as the run does."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the run's matrix products."""
+    sequence: SequenceConfig = SequenceConfig()
+    """How conversations are written down."""
+
+
+def read_settings(folder: Path) -> PredictorSettings:
+    """Those of an exported folder; the defaults where it does not say.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    file = folder / SETTINGS
+    if not file.exists():
+        return PredictorSettings()
+    try:
+        return PredictorSettings.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}", "export the model again") from error
 
 
 def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
@@ -25,8 +51,9 @@ def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
         The tokenizer, in evaluation mode.
 
     Raises:
-        CheckpointError: nothing there can be loaded.
+        CheckpointError: nothing there can be loaded, or ``folder`` is a file.
     """
+    _check_target(Path(folder))
     source = resolve(checkpoint)
     config = read_config(source)
     # The encoder's architecture is read from where the run had it; its weights are in the checkpoint.
@@ -48,9 +75,10 @@ def export_setokim(checkpoint: str | Path, folder: str | Path) -> Setokim:
         The model, in evaluation mode.
 
     Raises:
-        CheckpointError: nothing there can be loaded, or it is a tokenizer alone.
+        CheckpointError: nothing there can be loaded, it is a tokenizer alone, or ``folder`` is a file.
         ConfigError: adapters lie on quantised weights.
     """
+    _check_target(Path(folder))
     source = resolve(checkpoint)
     config = read_config(source)
     if config.stage == "tokenizer":
@@ -63,5 +91,12 @@ def export_setokim(checkpoint: str | Path, folder: str | Path) -> Setokim:
     if model.language_model.new_tokens is not None:
         model.merge_lora()
     model.save_pretrained(folder)
-    (Path(folder) / SEQUENCE).write_text(config.sequence.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    settings = PredictorSettings(precision=config.train.precision, sequence=config.sequence)
+    (Path(folder) / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return model
+
+
+def _check_target(folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"{folder} cannot be written: {path} is a file", "give the name of a new folder")

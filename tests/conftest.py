@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -122,3 +123,11 @@ def bucket(name: str, query: str) -> str:
     filesystem, _ = fs.FileSystem.from_uri(address + "&allow_bucket_creation=true")
     filesystem.create_dir(name)
     return address
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Signatures are not checked, as outside of tests: what a caller of the wrong types is told."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 
 DEADLINE_SECONDS = 4
@@ -28,35 +27,32 @@ def main() -> None:
     from ray.core.generated import autoscaler_pb2
 
     from ray_jobs.benchmarks.fault_run import Run
-    from ray_jobs.train import train
     from setok import checkpoint
     from setok.config import TrainConfig, load_config
 
-    config = load_config(TrainConfig, file)
+    run = Run(load_config(TrainConfig, file))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **NODE})
     _, second = (cluster.add_node(num_cpus=1, **NODE) for _ in range(2))
     ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
-    thread = threading.Thread(target=train, args=[config], daemon=True)  # nodes must be added in the main thread
-    thread.start()
-    run = Run(config)
-    run.wait_for(lambda: run.step >= int(step), f"step {step}")
-    seen = {"struck": time.time(), "struck_at": run.step}
-    if how == "drain":
-        gcs = ray._private.worker.global_worker.gcs_client
-        reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
-        deadline = int((time.time() + DEADLINE_SECONDS) * 1000)
-        accepted, _ = gcs.drain_node(second.node_id, reason, "spot", deadline)
-        assert accepted, "the drain was refused"
-        time.sleep(DEADLINE_SECONDS)
-    cluster.remove_node(second, allow_graceful=False)
-    seen |= {"gone": time.time(), "gone_at": run.step}
-    saved = checkpoint.Store.of_run(config.run_dir).steps()
-    cluster.add_node(num_cpus=1, **NODE)
-    thread.join(180)
-    assert not thread.is_alive(), "the run did not end"
+    with run.started(ray_address=cluster.address):
+        run.wait_for(lambda: run.step >= int(step), f"step {step}")
+        seen = {"struck_at": run.step}
+        if how == "drain":
+            gcs = ray._private.worker.global_worker.gcs_client
+            reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+            deadline = int((time.time() + DEADLINE_SECONDS) * 1000)
+            accepted, _ = gcs.drain_node(second.node_id, reason, "spot", deadline)
+            assert accepted, "the drain was refused"
+            time.sleep(DEADLINE_SECONDS)
+        seen |= {"gone_at": run.step, "saved": checkpoint.Store.of_run(run.config.run_dir).steps()}
+        gone = time.time()
+        cluster.remove_node(second, allow_graceful=False)
+        cluster.add_node(num_cpus=1, **NODE)
+        if code := run.finish():
+            raise SystemExit(f"the run ended with {code}\n{run.tail()}")
     ray.shutdown()
     cluster.shutdown()
-    print(json.dumps(seen | {"saved": saved}))
+    print(json.dumps(seen | {"gone": gone}))
 
 
 if __name__ == "__main__":

@@ -77,15 +77,20 @@ class Run:
         self.driver: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
-    def started(self, module: str = "ray_jobs.train") -> Iterator[subprocess.Popen[bytes]]:
-        """The command in a process group of its own; whatever is left of it at the end of the block is killed."""
+    def started(self, *, ray_address: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """The command in a process group of its own; whatever is left of it at the end of the block is killed.
+
+        Args:
+            ray_address: of the cluster to join; without one it starts a Ray of its own.
+        """
         self.config.run_dir.mkdir(parents=True, exist_ok=True)
         file = self.config.run_dir.with_suffix(".yaml")
         file.write_text(dump_config(self.config), encoding="utf-8")
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        environment |= {"RAY_ADDRESS": ray_address} if ray_address else {}
         with self.log.open("ab") as log:
             self.driver = subprocess.Popen(
-                [sys.executable, "-m", module, "--config", str(file)],
+                [sys.executable, "-m", "ray_jobs.train", "--config", str(file)],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

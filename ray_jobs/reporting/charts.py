@@ -15,17 +15,20 @@ from itertools import pairwise
 from typing import TypeGuard
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
-_SMOOTH_FROM = 40
+_SMOOTH_FROM = 12
+_LETTER = 7.0
+"""Width of a letter of a label, on the wide side of what browsers give."""
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar: its label and value, ``None`` where there is none, and whether it is the one to look at."""
+    """One bar: its label and value (``None`` where there is none), whether it is the one to look at, or one that beats it."""
 
     label: str
     value: float | None
     main: bool = False
+    beats: bool = False
 
 
 # ---------------------------------------------------------------- charts
@@ -41,26 +44,26 @@ def line_chart(
     width: int = 340,
     height: int = 190,
 ) -> str:
-    """A curve; where many points go up and down it is faint, with their moving average on top; gaps where values are missing.
+    """A curve; where many points go up and down it is faint, with their moving average on top.
+
+    It goes straight over steps without a value: a loss has one only where the step held something to learn it from.
 
     Args:
         title: read out by screen readers; the page shows its own.
         unit: of the values, for the reader's summary.
     """
-    runs = _runs(x, y)
-    points = [point for run in runs for point in run]
+    points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and _finite(b)]
     if not points:
         return _nothing(title, width, height)
     frame = _Frame([p[0] for p in points], [p[1] for p in points], width, height)
     parts = [frame.axes(x_label)]
     smooth = len(points) >= _SMOOTH_FROM and _is_noisy([p[1] for p in points])
-    for run in runs:
-        if len(run) == 1:
-            parts.append(frame.dot(run[0], 2.5, "mark"))
-            continue
-        parts.append(f'<polyline class="{"mark-soft" if smooth else "mark"} line" points="{frame.path(run)}"/>')
-        if smooth:
-            parts.append(f'<polyline class="mark line" points="{frame.path(_moving_average(run))}"/>')
+    if len(points) == 1:
+        parts.append(frame.dot(points[0], 2.5, "mark"))
+    else:
+        parts.append(f'<polyline class="{"mark-soft" if smooth else "mark"} line" points="{frame.path(points)}"/>')
+    if smooth:
+        parts.append(f'<polyline class="mark line" points="{frame.path(_moving_average(points))}"/>')
     first, last = points[0][1], points[-1][1]
     summary = f"{title}: from {short(first)} to {short(last)}{' ' + unit if unit else ''} over {len(points)} points"
     return _svg("".join(parts), summary, width, height)
@@ -130,7 +133,8 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 
     known = [bar.value for bar in bars if _finite(bar.value)]
     if not known:
         return _nothing(title, width, 90)
-    row, bar_left, value_width = 27, 118, 54
+    row, value_width = 27, 54
+    bar_left = max(118, 8 + math.ceil(_LETTER * max(len(bar.label) for bar in bars)))
     scale = (width - bar_left - value_width) / max(max(known), 1e-9)
     parts = []
     for number, bar in enumerate(bars):
@@ -146,7 +150,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 
         parts.append(
             f'<rect class="{kind} bar" x="{bar_left}" y="{middle - 7:.1f}" width="{max(length, 1.5):.1f}" height="14" rx="2"/>'
             f'<text class="value{" main" if bar.main else ""}" x="{bar_left + max(length, 1.5) + 6:.1f}" y="{middle + 4:.1f}">'
-            f"{bar.value:.{digits}f}</text>"
+            f"{bar.value:.{digits}f}{' ▲' if bar.beats else ''}</text>"
         )
     told = ", ".join(
         f"{bar.label} {bar.value:.{digits}f}" for bar in bars if bar.value is not None and _finite(bar.value)
@@ -258,17 +262,6 @@ def _finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _runs(x: Sequence[float], y: Sequence[float | None]) -> list[list[Point]]:
-    """The points, cut where a value is missing."""
-    runs: list[list[Point]] = [[]]
-    for a, b in zip(x, y, strict=True):
-        if b is not None and math.isfinite(a) and math.isfinite(b):
-            runs[-1].append((a, b))
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
-
-
 def _is_noisy(values: Sequence[float]) -> bool:
     """Whether a curve goes up and down over more than three times its range."""
     way = sum(abs(b - a) for a, b in pairwise(values))
@@ -276,8 +269,8 @@ def _is_noisy(values: Sequence[float]) -> bool:
 
 
 def _moving_average(run: Sequence[Point]) -> list[Point]:
-    """Mean over a window of a tenth of the points, narrower towards the ends."""
-    half = max(1, len(run) // 20)
+    """Mean over a window of a tenth of the points and at least five, narrower towards the ends."""
+    half = max(2, len(run) // 20)
     smoothed = []
     for i, (x, _) in enumerate(run):
         reach = min(half, i, len(run) - 1 - i)

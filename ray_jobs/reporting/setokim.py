@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
@@ -55,7 +55,8 @@ TASKS: dict[str, _Task] = {
     ),
     "caption": _Task(
         title="Captions",
-        meaning="Every thing in the picture should be named by its right name, as often as it is there.",
+        meaning="Every thing in the picture should be named by its right name, as often as it is there. No reference stands"
+        " beside these: what is right by chance shows in “Things right”.",
         figures=(
             Row(
                 key="recall",
@@ -178,10 +179,12 @@ def _section(task: str, report: SetokimReport, *, several: bool) -> str:
         for path, name in TASKS[task].references:
             value = _value(metrics, (*path, row.key))
             if is_known(value):
-                bars.append(Bar(label=name, value=value))
-        scaled = [Bar(label=bar.label, value=_scaled(bar.value, row), main=bar.main) for bar in bars]
+                beats = path != _LIMIT and _is_better(value, metrics.get(row.key), row)
+                bars.append(Bar(label=name, value=value, beats=beats))
+        scaled = [replace(bar, value=_scaled(bar.value, row)) for bar in bars]
         chart = bar_chart(scaled, title=row.name, unit=row.unit, digits=row.digits)
         better = " Lower is better." if row.better == "lower" else ""
+        better += " ▲ A reference that does better." if any(bar.beats for bar in bars) else ""
         charts.append(
             f'<figure class="card"><h3>{row.name}{f", {row.unit}" if row.unit else ""}</h3>{chart}'
             f"<figcaption>{row.meaning}{better}</figcaption></figure>"
@@ -190,9 +193,24 @@ def _section(task: str, report: SetokimReport, *, several: bool) -> str:
     shown = [example for example in report.examples if example["task"] == task]
     examples = f'<div class="asked">{"".join(_example(example) for example in shown)}</div>' if shown else ""
     return (
-        f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(report.label)}”.</p>"
+        f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(_set_of(report))}”.</p>"
         f'<div class="charts">{"".join(charts)}</div>{table}{examples}</section>'
     )
+
+
+_LIMIT = ("references", "tokenizer")
+"""What the tokenizer makes of the true picture: the best that can be drawn, and no reference to be beaten."""
+
+
+def _is_better(value: float, ours: float | None, row: Row) -> bool:
+    if ours is None or not is_known(ours):
+        return False
+    return value < ours if row.better == "lower" else value > ours
+
+
+def _set_of(report: SetokimReport) -> str:
+    """The name of the folder of the data."""
+    return str(report.metrics.get("run", {}).get("data") or report.label).rstrip("/").rpartition("/")[2]
 
 
 def _value(metrics: Metrics, path: tuple[str, ...]) -> Any:

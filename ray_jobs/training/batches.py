@@ -16,6 +16,7 @@ from ray_jobs.training.dataset import DataSpec, open_decoder, setok_error
 from ray_jobs.training.packs import Packing
 from setok.config import TrainConfig
 from setok.data.decode import Columns
+from setok.data.packer import TOO_LONG
 from setok.data.plan import positions_of, rank_slots
 from setok.errors import DataError, TrainingError
 
@@ -63,7 +64,7 @@ class TrainingBatches(Generic[Batch]):
         """Seconds that the loop has waited for data so far."""
         self.num_samples = 0
         self.num_bad = 0
-        """Samples so far that could not be decoded; they are masked in their batch."""
+        """Samples so far that cannot be used; they are masked in their batch. Those left out for their length do not count."""
         self._examples: list[str] = []
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -115,16 +116,16 @@ class TrainingBatches(Generic[Batch]):
         names, errors = _samples(columns)
         self.num_samples += len(errors)
         for name, error in zip(names, errors, strict=True):
-            if error:
+            if error and error != TOO_LONG:
                 self.num_bad += 1
                 if len(self._examples) < 3:
                     self._examples.append(f"{name}: {error}")
         allowed = self._config.data.max_bad_fraction
         if self.num_samples >= _MIN_SAMPLES and self.num_bad > allowed * self.num_samples:
             raise DataError(
-                f"{self.num_bad} of {self.num_samples} samples cannot be decoded,"
+                f"{self.num_bad} of {self.num_samples} samples cannot be used,"
                 f" data.max_bad_fraction={allowed:g} allows {allowed:.0%}; the first: {'; '.join(self._examples)}",
-                "ingest the set again, which leaves such pictures out, or raise data.max_bad_fraction",
+                "ingest the set again, which leaves out what cannot be read, or raise data.max_bad_fraction",
             )
 
 

@@ -46,6 +46,7 @@ from setok.config.model import (
 )
 from setok.config.section import (
     Section,
+    differences,
 )
 from setok.config.sequence import (
     ChatConfig,
@@ -109,6 +110,7 @@ __all__ = [
     "WandbConfig",
     "WordsConfig",
     "build",
+    "differences",
     "dump_config",
     "list_presets",
     "load_config",

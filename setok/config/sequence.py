@@ -25,6 +25,8 @@ class SequenceConfig(Section):
     chat: ChatConfig = ChatConfig()
     max_length: int = Field(2048, ge=8)
     """Tokens in a row, places of pictures included."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """What becomes of records longer than ``max_length``: a run does not start, or leaves them out and says how many."""
     max_image_tokens: int = Field(64, ge=1)
     """Places that every picture has; at least what the tokenizer's clustering may give (``clustering.max_tokens``)."""
     instructions: Literal["varied", "none"] = "varied"

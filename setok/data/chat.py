@@ -114,6 +114,14 @@ class ChatTemplate:
             self._layouts[key] = self._layout(roles, add_generation_prompt=add_generation_prompt)
         return list(_fill(self._layouts[key], messages))
 
+    @property
+    def end_of_turn(self) -> str:
+        """The special token that is trained behind what the assistant says; empty where the template marks none."""
+        turns = [Message(role=role, parts=("x",)) for role in ("user", "assistant")]
+        pieces = [piece for piece in self.pieces(turns) if piece.trained]
+        said = next(index for index, piece in enumerate(pieces) if not piece.is_token and "x" in str(piece.content))
+        return next((str(piece.content) for piece in pieces[said:] if piece.is_token), "")
+
     def _layout(self, roles: tuple[str, ...], *, add_generation_prompt: bool) -> list[_Run]:
         """Literals and turns in order, with what is trained."""
         text = self._render(roles, add_generation_prompt=add_generation_prompt)
@@ -181,7 +189,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError) as error:
             raise DataError(
                 f"the chat template refuses the turns {', '.join(roles) or '(none)'}: {error}",
-                "set sequence.chat.system_prompt='' if it takes no system turn; else correct the conversation, or"
+                "correct the turns; for training on them, set sequence.chat.system_prompt='' if it takes no system turn, or"
                 f" {_BUILT_IN_INSTEAD}",
             ) from error
 

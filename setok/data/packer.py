@@ -13,6 +13,9 @@ from setok.data.schema import Record
 from setok.data.sequences import SequenceBuilder
 from setok.data.text_tokenizer import TextTokenizer
 
+TOO_LONG = "too long: the record has no room in a row"
+"""The error of a record that is left out for its length, as the settings ask."""
+
 
 class Planned(Protocol):
     """A record whose turn it is."""
@@ -67,7 +70,7 @@ class Packer:
     def _sample(self, planned: Planned) -> Sample:
         record = planned.record
         if planned.too_long:
-            sequence = self.builder.stand_in(planned.record.id, "too long: the sample has no room in a row")
+            sequence = self.builder.stand_in(planned.record.id, TOO_LONG)
         else:
             record = self.builder.arranged(planned.record, epoch=planned.epoch)
             sequence = self.builder.build_or_stand_in(record, epoch=planned.epoch)

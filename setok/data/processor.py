@@ -107,7 +107,7 @@ class SeTokImageProcessor:
         Raises:
             DataError: what is given is no picture, or a damaged one.
         """
-        several = [images] if isinstance(images, (Image.Image, np.ndarray, Tensor, bytes, str, Path)) else list(images)
+        several = [images] if not isinstance(images, Sequence) or isinstance(images, (bytes, str)) else list(images)
         if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
             several = list(images)
         if not several:
@@ -168,6 +168,11 @@ def to_pixels(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
         return decode_image(picture)
     if isinstance(picture, Image.Image):
         return upright_rgb(picture)
+    if not isinstance(picture, (Tensor, np.ndarray)):
+        raise DataError(
+            f"{picture!r} is no picture",
+            "give a path, a file's bytes, a PIL image, or an array of uint8 [height, width, 3]",
+        )
     array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
     shape = list(array.shape)
     if array.dtype != np.uint8:

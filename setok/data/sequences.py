@@ -12,6 +12,7 @@ inference the prompt ends there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -112,6 +113,12 @@ class SequenceBuilder:
             return self.build(record, epoch=epoch)
         except DataError as error:
             return self.stand_in(record.id, error.problem)
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens at which what the assistant says ends: the template's end of a turn, and the end of the text."""
+        ends = dict.fromkeys((self.template.end_of_turn, self.tokenizer.eos_token))
+        return tuple(self.tokenizer.special_id(token) for token in ends if token)
 
     def stand_in(self, record_id: str, error: str) -> TokenSequence:
         """One place that is not trained, for a record that cannot be used."""
@@ -222,17 +229,21 @@ class SequenceBuilder:
         over = len(sequence) - limit
         if over <= 0:
             return
+        problem = (
+            f"too long: {sequence.id or 'a prompt'} has {len(sequence)} tokens, with {pictures} picture(s) of {places} places"
+            f" each, which is {over} more than sequence.max_length={limit}"
+        )
+        if not sequence.id:
+            raise DataError(
+                problem, "shorten it, or give fewer turns or pictures: the model was trained on no longer ones"
+            )
         remedies = [f"set sequence.max_length={len(sequence)}"]
         fewer = places - -(-over // pictures) if pictures else 0
         if fewer >= 1:
             remedies.append(f"sequence.max_image_tokens={fewer}")
         if num_turns > 2:
             remedies.append(f"fewer turns in a conversation (this one has {num_turns})")
-        raise DataError(
-            f"too long: {sequence.id or 'a prompt'} has {len(sequence)} tokens, with {pictures} pictures of {places} places"
-            f" each, which is {over} more than sequence.max_length={limit}",
-            ", or ".join(remedies),
-        )
+        raise DataError(problem, ", or ".join(remedies))
 
     # ------------------------------------------------------------ tokens
 

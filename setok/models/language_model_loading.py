@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from setok.config import LanguageModelConfig, LoraConfig
 from setok.errors import CheckpointError, ConfigError, how_to_get
-from setok.models.attention import register_with_transformers
+from setok.models.attention import TRANSFORMERS_NAME, register_with_transformers
 from setok.models.text_tokens import quiet_transformers
 
+logger = logging.getLogger(__name__)
+
+SIZES = (
+    "family",
+    "width",
+    "depth",
+    "num_heads",
+    "num_key_value_heads",
+    "mlp_ratio",
+    "max_positions",
+    "tie_embeddings",
+)
+"""Settings of a new language model; one that is loaded has its own."""
 _LOGIT_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
 """What some models do to the output layer's logits, and the value that does nothing."""
 _NEEDED = ("inputs_embeds", "attention_mask", "position_ids", "past_key_values")
@@ -25,6 +40,8 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: int, *, pretrained:
     from transformers import AutoConfig, AutoModelForCausalLM  # slow to import
 
     _require_packages(config)
+    if config.path is not None:
+        _warn_of_sizes(config)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     pretrained = pretrained and torch.get_default_device().type != "meta"  # there a model is only counted
     try:
@@ -41,15 +58,34 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: int, *, pretrained:
                 attn_implementation=_attention(config),
                 quantization_config=_quantization(config),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            f"language_model.path={config.path!r} gives no causal language model: {error}",
+            f"language_model.path={config.path!r} gives no causal language model: {_in_short(error)}",
             how_to_get(
                 config.path or "",
                 "config.json and weights of a Llama, Vicuna, Qwen or Mistral model",
                 setting="setokim.language_model.path",
             ),
         ) from error
+
+
+def _warn_of_sizes(config: LanguageModelConfig) -> None:
+    """Say which sizes of a new model are set, and have no part where one is loaded."""
+    fields = LanguageModelConfig.model_fields
+    given = [f"{name}={getattr(config, name)}" for name in SIZES if getattr(config, name) != fields[name].default]
+    if given:
+        logger.warning(
+            "language_model.path=%s has its own sizes, and %s have no part in it", config.path, ", ".join(given)
+        )
+
+
+def _in_short(error: Exception) -> str:
+    """What transformers says, without the list of all its classes."""
+    text = str(error)
+    if TRANSFORMERS_NAME in text:
+        return "its layers do not take their attention from transformers' AttentionInterface"
+    first = text.strip().partition("\n")[0]
+    return first if len(first) <= 400 else f"{first[:400]}…"
 
 
 def _attention(config: LanguageModelConfig) -> str:
@@ -128,10 +164,15 @@ def require_hooks(model: Any, name: str) -> None:
     decoder = model.get_decoder() if "get_decoder()" not in lacking else model
     parameters = inspect.signature(decoder.forward).parameters
     lacking += [argument for argument in _NEEDED if argument not in parameters]
-    for name, neutral in _LOGIT_SETTINGS.items():
-        value = getattr(model.config, name, None) if hasattr(model, "config") else None
+    for setting, neutral in _LOGIT_SETTINGS.items():
+        value = getattr(model.config, setting, None) if hasattr(model, "config") else None
         if value not in (None, neutral):
-            lacking.append(f"logits straight from the output layer ({name}={value})")
+            lacking.append(f"logits straight from the output layer ({setting}={value})")
+    # Encoders such as BERT transform the hidden states once more before their output layer, which lies inside that part.
+    if "get_output_embeddings()" not in lacking and all(
+        part is not model.get_output_embeddings() for part in model.children()
+    ):
+        lacking.append("an output layer right behind the decoder")
     if lacking:
         raise ConfigError(
             f"the language model {name!r} ({type(model).__name__}) lacks what Setokim needs: {', '.join(lacking)}",

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from setok.config import SetokimConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.models import pretrained as tokenizer_files
+from setok.models.language_model_loading import SIZES
 from setok.models.text_tokens import quiet_transformers
 from setok.vocabulary import SPECIAL_TOKENS
 
@@ -73,7 +74,8 @@ def write(folder: Path, model: Setokim) -> None:
         "model_type": "setokim",
         "format": FORMAT,
         "token_width": model.token_width,
-        "setokim": model.config.model_dump(mode="json"),
+        # Where its parts came from means nothing elsewhere: they are in the folder.
+        "setokim": model.config.model_dump(mode="json", exclude={"tokenizer", "text_tokenizer"}),
     }
     (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _heads(model).items()}
@@ -96,6 +98,8 @@ def read_config(folder: Path) -> tuple[SetokimConfig, int]:
         stored: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export the model again") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{folder / CONFIG} is no JSON object", "export the model again")
     if stored.get("model_type") != "setokim":
         raise CheckpointError(
             f"{folder} holds a model of type {stored.get('model_type')!r}, not 'setokim'",
@@ -108,7 +112,8 @@ def read_config(folder: Path) -> tuple[SetokimConfig, int]:
         )
     described = stored["setokim"]
     try:
-        described["language_model"]["path"] = str(folder / LANGUAGE_MODEL)
+        own = {key: value for key, value in described["language_model"].items() if key not in SIZES}
+        described["language_model"] = own | {"path": str(folder / LANGUAGE_MODEL)}
         return SetokimConfig.model_validate(described), int(stored["token_width"])
     except (ValidationError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -27,7 +28,8 @@ class PicturePart:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPart:
-    """A region of the conversation's first picture."""
+    """A region of the conversation's first picture, in its own size; False outside of the square in its middle, which is all
+    that the model sees."""
 
     mask: Bool[Tensor, "height width"]
     score: Float[Tensor, ""]
@@ -62,7 +64,17 @@ class Reply:
 
 
 def mask_part(logits: Float[Tensor, "h w"], size: tuple[int, int]) -> MaskPart:
-    """The region where a mask is more likely than not, in pixels of the picture."""
-    whole = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0].cpu()
-    mask, share = whole > 0, whole.sigmoid()
-    return MaskPart(mask=mask, score=share[mask].mean() if mask.any() else share.new_zeros(()))
+    """The region where a mask is more likely than not.
+
+    Args:
+        logits: over the square in the middle of the picture (``SeTokImageProcessor``'s ``crop``).
+        size: height and width of the picture.
+    """
+    height, width = size
+    side = min(size)
+    square = F.interpolate(logits[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0].cpu()
+    inside, share = square > 0, square.sigmoid()
+    top, left = (height - side) // 2, (width - side) // 2
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top : top + side, left : left + side] = inside
+    return MaskPart(mask=mask, score=share[inside].mean() if inside.any() else share.new_zeros(()))

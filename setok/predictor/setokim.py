@@ -5,12 +5,12 @@ A reply depends on its conversation and its seed only, not on what else is asked
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
@@ -18,12 +18,13 @@ from torch import Tensor
 from setok import checkpoint
 from setok.config import SequenceConfig
 from setok.data import wordings
-from setok.data.processor import Picture
+from setok.data.processor import Picture, to_pixels
 from setok.data.schema import IMAGE_SLOT, Turn
 from setok.data.sequences import SequenceBuilder
 from setok.data.special_tokens import text_tokenizer
-from setok.errors import CheckpointError, DataError
-from setok.export import SEQUENCE
+from setok.errors import CheckpointError, ConfigError, DataError
+from setok.export import read_settings
+from setok.models import setokim_files
 from setok.models.generation import (
     Finished,
     Generated,
@@ -37,6 +38,7 @@ from setok.models.generation import (
 )
 from setok.models.setokim import Setokim
 from setok.predictor.exercises import MODES, Question
+from setok.predictor.inputs import check_conversations, check_seeds, check_turns, pictures_of, same_number, texts_of
 from setok.predictor.likelihood import Likelihood, likelihoods
 from setok.predictor.prompting import Conversation, PromptMaker
 from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart, mask_part
@@ -50,6 +52,9 @@ class Predictor:
         sequence: how conversations are written down; as in training.
         bf16: matrix products in bfloat16, as a run with ``train.precision=bf16`` has them.
         batch_size: conversations that go through the model at once.
+
+    Raises:
+        ConfigError: the text tokenizer does not go with ``sequence``, or ``batch_size`` is below 1.
     """
 
     def __init__(
@@ -61,11 +66,14 @@ class Predictor:
         bf16: bool = False,
         batch_size: int = 32,
     ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} is not possible", "use 1 or more")
         self.device, self.bf16, self.batch_size = torch.device(device), bf16, batch_size
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.sequence = sequence
         self.image_size = model.tokenizer.config.image_size
         builder = SequenceBuilder(text_tokenizer(model.text_tokenizer), sequence, seed=0)
+        self._stop_ids = builder.stop_ids
         self._prompts = PromptMaker(builder, image_size=self.image_size, device=self.device)
 
     @classmethod
@@ -79,10 +87,20 @@ class Predictor:
 
         Raises:
             CheckpointError: nothing there can be loaded, or it is a tokenizer alone.
+            ConfigError: ``weights`` is something else.
         """
-        if (Path(path) / SEQUENCE).is_file() or not checkpoint.is_place(path):
-            model = Setokim.from_pretrained(path)
-            return cls(model, read_sequence(Path(path)), device=device, batch_size=batch_size)
+        if weights not in ("ema", "raw"):
+            raise ConfigError(f"weights={weights!r} is unknown", "use 'ema' or 'raw'")
+        if (Path(path) / setokim_files.CONFIG).is_file() or not checkpoint.is_place(path):
+            exported = setokim_files.local_folder(path)
+            settings = read_settings(exported)
+            return cls(
+                Setokim.from_pretrained(exported),
+                settings.sequence,
+                device=device,
+                bf16=settings.precision == "bf16",
+                batch_size=batch_size,
+            )
         folder = checkpoint.resolve(path)
         config = checkpoint.read_config(folder)
         if config.stage == "tokenizer":
@@ -99,7 +117,7 @@ class Predictor:
     def chat(
         self,
         conversations: Sequence[Conversation],
-        pictures: Sequence[Sequence[Picture]] = (),
+        pictures: Sequence[Picture | Sequence[Picture]] = (),
         *,
         options: GenerationOptions | None = None,
         seeds: Sequence[int] | None = None,
@@ -110,16 +128,19 @@ class Predictor:
             conversations: turns with ``<image>`` where a picture stands.
             pictures: of every conversation, in the order of its slots; empty where none has any.
             options: how to go on; ``None`` says the most likely words, and draws or points where the model does so by itself.
+                Without ``stop_ids`` a reply ends at the template's end of a turn, or of the text.
             seeds: of every reply's random choices; ``None`` for 0, 1, 2, …
 
         Raises:
-            DataError: slots and pictures differ in number, or a conversation is too long.
+            DataError: slots and pictures differ in number, a conversation is too long, or what is given is none.
             ConfigError: an option does not fit the model.
         """
-        options = options or GenerationOptions()
+        check_conversations(conversations)
         seeds = range(len(conversations)) if seeds is None else seeds
         pictures = pictures or [()] * len(conversations)
-        _same_number(len(conversations), pictures=len(pictures), seeds=len(seeds))
+        same_number(len(conversations), pictures=len(pictures), seeds=len(seeds))
+        check_seeds(seeds)
+        options = self._stopping(options)
         replies: list[Reply] = []
         for start in range(0, len(conversations), self.batch_size):
             own = slice(start, start + self.batch_size)
@@ -129,7 +150,7 @@ class Predictor:
     def stream(
         self,
         conversation: Conversation,
-        pictures: Sequence[Picture] = (),
+        pictures: Picture | Sequence[Picture] = (),
         *,
         options: GenerationOptions | None = None,
         seed: int = 0,
@@ -139,8 +160,11 @@ class Predictor:
         Raises:
             DataError, ConfigError: as ``chat``.
         """
-        options = options or GenerationOptions()
-        batch, unguided = self._prompts([conversation], [pictures], guided=options.guidance != 1.0)
+        check_turns(conversation)
+        check_seeds([seed])
+        options = self._stopping(options)
+        pixels = [to_pixels(one) for one in pictures_of(pictures)]
+        batch, unguided = self._prompts([conversation], [pixels], guided=options.guidance != 1.0)
         ids: list[int] = []
         told = ""
         with self._autocast():
@@ -160,20 +184,26 @@ class Predictor:
                     if new:
                         yield TextPart(text=new)
             elif isinstance(event, (ImageEnd, MaskFound)):
-                yield self._part(event)
+                yield self._part(event, pixels)
 
-    def caption(self, pictures: Sequence[Picture], *, seeds: Sequence[int] | None = None) -> list[str]:
+    def caption(self, pictures: Picture | Sequence[Picture], *, seeds: Sequence[int] | None = None) -> list[str]:
         """A description of every picture."""
         asked = self._wording(wordings.CAPTION, wordings.CAPTION_BARE)
+        pictures = pictures_of(pictures)
         talks = [[Turn(role="user", text=asked)] for _ in pictures]
         replies = self.chat(talks, [[one] for one in pictures], options=GenerationOptions(mode="text"), seeds=seeds)
         return [reply.text for reply in replies]
 
     def answer(
-        self, pictures: Sequence[Picture], questions: Sequence[str], *, seeds: Sequence[int] | None = None
+        self,
+        pictures: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """A short answer to a question on every picture."""
-        _same_number(len(pictures), questions=len(questions))
+        pictures, questions = pictures_of(pictures), texts_of(questions, "questions")
+        same_number(len(pictures), questions=len(questions))
         suffix = f"\n{wordings.SHORT_ANSWER}" if self.sequence.short_answer else ""
         talks = [[Turn(role="user", text=f"{IMAGE_SLOT}\n{question}{suffix}")] for question in questions]
         replies = self.chat(talks, [[one] for one in pictures], options=GenerationOptions(mode="text"), seeds=seeds)
@@ -181,36 +211,45 @@ class Predictor:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         options: GenerationOptions | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[UInt8[Tensor, "3 height width"]]:
         """A picture for every prompt."""
         asked = self._wording(wordings.GENERATE, wordings.GENERATE_BARE)
-        talks = [[Turn(role="user", text=asked.replace("{}", _plain(prompt)))] for prompt in prompts]
+        talks = [
+            [Turn(role="user", text=asked.replace("{}", _plain(prompt)))] for prompt in texts_of(prompts, "prompts")
+        ]
         replies = self.chat(talks, options=replace(options or GenerationOptions(), mode="picture"), seeds=seeds)
         return [reply.pictures[0] for reply in replies]
 
     def edit(
         self,
-        pictures: Sequence[Picture],
-        instructions: Sequence[str],
+        pictures: Picture | Sequence[Picture],
+        instructions: str | Sequence[str],
         *,
         options: GenerationOptions | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[UInt8[Tensor, "3 height width"]]:
         """Every picture changed as its instruction says."""
-        _same_number(len(pictures), instructions=len(instructions))
+        pictures, instructions = pictures_of(pictures), texts_of(instructions, "instructions")
+        same_number(len(pictures), instructions=len(instructions))
         asked = wordings.EDIT_BARE[0][0]
         talks = [[Turn(role="user", text=asked.replace("{}", _plain(text)))] for text in instructions]
         chosen = replace(options or GenerationOptions(), mode="picture")
         replies = self.chat(talks, [[one] for one in pictures], options=chosen, seeds=seeds)
         return [reply.pictures[0] for reply in replies]
 
-    def segment(self, pictures: Sequence[Picture], expressions: Sequence[str]) -> list[Bool[Tensor, "height width"]]:
-        """The region of every picture that an expression means."""
-        _same_number(len(pictures), expressions=len(expressions))
+    def segment(
+        self, pictures: Picture | Sequence[Picture], expressions: str | Sequence[str]
+    ) -> list[Bool[Tensor, "height width"]]:
+        """The region of every picture that an expression means, in the picture's own size.
+
+        The model sees the square in the middle of a picture; outside of it nothing is found.
+        """
+        pictures, expressions = pictures_of(pictures), texts_of(expressions, "expressions")
+        same_number(len(pictures), expressions=len(expressions))
         talks = [[Turn(role="user", text=f"{IMAGE_SLOT}\n{SEGMENT_REQUEST.format(_plain(e))}")] for e in expressions]
         replies = self.chat(talks, [[one] for one in pictures], options=GenerationOptions(mode="mask"))
         return [reply.masks[0] for reply in replies]
@@ -249,7 +288,7 @@ class Predictor:
             DataError: as ``chat``; a conversation's answer counts for its length.
         """
         pictures = pictures or [()] * len(conversations)
-        _same_number(len(conversations), answers=len(answers), pictures=len(pictures))
+        same_number(len(conversations), answers=len(answers), pictures=len(pictures))
         found: list[Likelihood] = []
         for start in range(0, len(conversations), self.batch_size):
             own = slice(start, start + self.batch_size)
@@ -263,29 +302,30 @@ class Predictor:
     def _replies(
         self,
         conversations: Sequence[Conversation],
-        pictures: Sequence[Sequence[Picture]],
+        pictures: Sequence[Picture | Sequence[Picture]],
         options: GenerationOptions,
         seeds: Sequence[int],
     ) -> list[Reply]:
-        batch, unguided = self._prompts(conversations, pictures, guided=options.guidance != 1.0)
+        pixels = [[to_pixels(one) for one in pictures_of(own)] for own in pictures]
+        batch, unguided = self._prompts(conversations, pixels, guided=options.guidance != 1.0)
         with self._autocast():
             made = generate(self.model, batch, options, seeds=list(seeds), unguided=unguided)
-        return [self._reply(one) for one in made]
+        return [self._reply(one, own) for one, own in zip(made, pixels, strict=True)]
 
-    def _reply(self, made: Generated) -> Reply:
+    def _reply(self, made: Generated, pixels: Sequence[np.ndarray]) -> Reply:
         parts: list[Part] = [
-            TextPart(text=self._decode(segment.ids)) if isinstance(segment, Text) else self._part(segment)
+            TextPart(text=self._decode(segment.ids)) if isinstance(segment, Text) else self._part(segment, pixels)
             for segment in made.segments
         ]
         return Reply(parts=tuple(parts), reason=made.reason)
 
-    def _part(self, event: ImageEnd | MaskFound) -> PicturePart | MaskPart:
-        size = (self.image_size, self.image_size)
-        if isinstance(event, ImageEnd):
-            with self._autocast():
-                pixels = self.model.paint([event.tokens], size)[0]
-            return PicturePart(pixels=pixels.cpu(), num_tokens=len(event.tokens))
-        return mask_part(event.logits.float(), size)
+    def _part(self, event: ImageEnd | MaskFound, pixels: Sequence[np.ndarray]) -> PicturePart | MaskPart:
+        if isinstance(event, MaskFound):
+            height, width = pixels[0].shape[:2]
+            return mask_part(event.logits.float(), (height, width))
+        with self._autocast():
+            painted = self.model.paint([event.tokens], (self.image_size, self.image_size))[0]
+        return PicturePart(pixels=painted.cpu(), num_tokens=len(event.tokens))
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.model.text_tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -295,6 +335,11 @@ class Predictor:
         """What the user says, in the first of the wordings that were trained."""
         return (varied if self.sequence.instructions == "varied" else bare)[0][0]
 
+    def _stopping(self, options: GenerationOptions | None) -> GenerationOptions:
+        """The options with where a reply ends: as it was trained, unless they say."""
+        options = options or GenerationOptions()
+        return options if options.stop_ids else replace(options, stop_ids=self._stop_ids)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
@@ -303,18 +348,6 @@ SEGMENT_REQUEST = "Segment {}"
 """How the readers of referring sets ask (setok/data/sources/refcoco.py)."""
 
 
-def read_sequence(folder: Path) -> SequenceConfig:
-    """How an exported model's conversations are written down; the defaults where its folder does not say."""
-    file = folder / SEQUENCE
-    return SequenceConfig.model_validate(json.loads(file.read_text())) if file.is_file() else SequenceConfig()
-
-
 def _plain(text: str) -> str:
     """A text in which nothing is a slot."""
     return text.replace(IMAGE_SLOT, " ").strip()
-
-
-def _same_number(wanted: int, **found: int) -> None:
-    for name, number in found.items():
-        if number != wanted:
-            raise DataError(f"{wanted} were asked and there are {number} {name}", f"give one of {name} for each")

@@ -18,7 +18,7 @@ from setok import checkpoint
 from setok.batch import LossOutput, SequenceBatch, StepContext
 from setok.checkpoint import load_model
 from setok.collectives import all_reduce_sum
-from setok.config import TrainConfig
+from setok.config import LoraConfig, TrainConfig, differences
 from setok.errors import CheckpointError
 from setok.models.setokim import Setokim
 from setok.models.setokim_targets import EncodedImages
@@ -54,6 +54,7 @@ class SetokimTask(nn.Module):
         """Build it; ``pretrained=False`` leaves the language model's weights to a checkpoint that comes after."""
         super().__init__()
         assert config.setokim is not None
+        self.config = config
         self.weights, self.seed = config.setokim_loss, config.seed
         self.bf16 = config.train.precision == "bf16"
         path = config.setokim.text_tokenizer or config.setokim.language_model.path
@@ -155,20 +156,62 @@ def head_matrices(task: SetokimTask) -> frozenset[str]:
     )
 
 
+def check_source(source: Path, config: TrainConfig) -> None:
+    """Refuse to start from a checkpoint whose weights would be another function under this run's settings.
+
+    Raises:
+        CheckpointError: with the settings that differ, and both values.
+    """
+    before = checkpoint.read_config(source)
+    remedy = f"use the model section of {source / checkpoint.CONFIG}, or another checkpoint.init_from"
+    wanted, found = config.model.detokenizer.width, before.model.detokenizer.width
+    if wanted != found:
+        raise CheckpointError(
+            f"{source} has a tokenizer with tokens of width {found}, and this run's model section has width {wanted}",
+            remedy,
+        )
+    changed = differences(before.model, config.model, "model")
+    if before.setokim is not None and config.setokim is not None:
+        remedy = remedy.replace("the model section", "the sections model and setokim")
+        changed |= differences(before.setokim, config.setokim, "setokim")
+        if before.setokim.language_model.path or config.setokim.language_model.path:  # then its files say
+            changed = {key: values for key, values in changed.items() if not key.startswith("setokim.language_model.")}
+    listed = ", ".join(
+        f"{key} {old!r} → {new!r}" for key, (old, new) in sorted(changed.items()) if key not in _MAY_DIFFER
+    )
+    if listed:
+        raise CheckpointError(f"{source} is of another model than this run's: {listed}", remedy)
+
+
 def load_initial_setokim(source: Path, task: SetokimTask) -> None:
     """Weights of a new run: all of them from a run of Setokim, only the tokenizer's from a tokenizer run.
 
     Raises:
         CheckpointError: the checkpoint is of another tokenizer or language model.
     """
-    before = checkpoint.read_config(source)
-    wanted, found = task.setokim.token_width, before.model.detokenizer.width
-    if wanted != found:
-        raise CheckpointError(
-            f"{source} has a tokenizer with tokens of width {found}, and this run's model section has width {wanted}",
-            f"use the model section of {source / checkpoint.CONFIG}, or another checkpoint.init_from",
-        )
-    if before.stage == "tokenizer":
+    check_source(source, task.config)
+    if checkpoint.read_config(source).stage == "tokenizer":
         load_model(source, task.setokim.tokenizer, "model.tokenizer", average=True)
     else:
         load_model(source, task, "model", average=True)
+
+
+_MAY_DIFFER = frozenset(
+    {
+        "model.resize",  # these stages crop, whatever the tokenizer was trained on
+        "model.encoder.path",  # the weights are in the checkpoint
+        "model.detokenizer.flow.sampling_steps",
+        "setokim.tokenizer",
+        "setokim.text_tokenizer",
+        "setokim.diffusion.batch_multiplier",
+        "setokim.diffusion.condition_drop",
+        "setokim.diffusion.sampling_steps",
+        "setokim.mask_decoder.focal_gamma",
+    }
+    | {
+        f"setokim.language_model.{key}"
+        for key in ("path", "attention", "dtype", "quantization", "train", "loss_chunks")
+    }
+    | {f"setokim.language_model.lora.{key}" for key in LoraConfig.model_fields}
+)
+"""Settings that do not change what the weights compute, or whose weights say by themselves that they do not fit."""

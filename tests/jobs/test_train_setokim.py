@@ -117,6 +117,18 @@ def test_a_dry_run_counts_its_parts(root: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": {"init_from": "nowhere"}}, r"nowhere(.|\n)*name a run's folder"),
+        ({"model": {"merger": {"num_heads": 6}}}, r"model.merger.num_heads 3 → 6"),
+    ],
+)
+def test_a_dry_run_looks_at_what_it_starts_from(root: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        dry_run(config_of(root, "dry", **changes))
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"checkpoint": {"init_from": "nowhere"}}, CheckpointError, r"nowhere(.|\n)*name a run's folder"),
@@ -124,7 +136,8 @@ def test_a_dry_run_counts_its_parts(root: Path, capsys: pytest.CaptureFixture[st
         (
             {"sequence": {"max_length": 12}},
             DataError,
-            r"samples cannot be decoded(.|\n)*too long(.|\n)*max_bad_fraction",
+            r"32 of the 32 records of .*set are too long for sequence.max_length=12; the longest, \w+, has \d+ tokens with "
+            r"\d picture\(s\), \d+ too many\n.*sequence.max_length=\d+, or lower sequence.max_image_tokens",
         ),
     ],
 )
@@ -149,7 +162,7 @@ def test_slots_that_do_not_fit_the_pictures_are_named(root: Path) -> None:
     with pytest.raises(DataError, match=r"1 <image> slots and 0 pictures(.|\n)*one picture for every slot"):
         predictor.chat([[Turn(role="user", text="<image>\nwhat?")]])
     long = "red " * 200
-    with pytest.raises(DataError, match=r"more than sequence.max_length=96(.|\n)*set sequence.max_length="):
+    with pytest.raises(DataError, match=r"more than sequence.max_length=96(.|\n)*shorten it"):
         predictor.chat([[Turn(role="user", text=long)]])
     with pytest.raises(ConfigError, match=r"guidance|temperature"):
         predictor.generate(["a red square"], options=_options(temperature=-1.0))

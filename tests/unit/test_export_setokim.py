@@ -10,7 +10,7 @@ import torch
 from setok import checkpoint
 from setok.data.word_tokenizer import build_word_tokenizer
 from setok.errors import CheckpointError
-from setok.export import SEQUENCE, export_setokim, export_tokenizer
+from setok.export import SETTINGS, export_setokim, export_tokenizer
 from setok.models.setokim import Setokim
 from setok.models.tokenizer import SeTok
 from setok.predictor import Predictor
@@ -21,8 +21,10 @@ from tests.setokim_runs import config_of
 WORDS = "what colour is the square ? red blue a on page draw Segment"
 
 
-@pytest.mark.parametrize("train", ["full", "lora", "frozen"])
-def test_export_and_load_in_one_line(tmp_path: Path, train: str) -> None:
+@pytest.mark.parametrize(
+    ("train", "precision"), [("full", "fp32"), ("lora", "fp32"), ("frozen", "fp32"), ("full", "bf16")]
+)
+def test_export_and_load_in_one_line(tmp_path: Path, train: str, precision: str) -> None:
     build_word_tokenizer([WORDS], tmp_path / "words")
     lora = {"setokim__language_model__lora": {"rank": 4}} if train == "lora" else {}
     config = config_of(
@@ -31,6 +33,7 @@ def test_export_and_load_in_one_line(tmp_path: Path, train: str) -> None:
         sequence__instructions="none",
         sequence__chat={"template": "plain"},
         setokim__language_model__train=train,
+        train={"precision": precision},
         **lora,
     )
     torch.manual_seed(0)
@@ -44,9 +47,11 @@ def test_export_and_load_in_one_line(tmp_path: Path, train: str) -> None:
 
     model = export_setokim(config.run_dir, tmp_path / "folder")
     assert isinstance(Setokim.from_pretrained(tmp_path / "folder"), Setokim)
-    assert (tmp_path / "folder" / SEQUENCE).is_file()
+    assert (tmp_path / "folder" / SETTINGS).is_file()
     assert model.language_model.new_tokens is None
     run, folder = Predictor.from_pretrained(config.run_dir), Predictor.from_pretrained(tmp_path / "folder")
+    assert folder.bf16 == run.bf16 == (precision == "bf16")
+    assert str(tmp_path) not in (tmp_path / "folder" / "config.json").read_text()
     assert folder.sequence == run.sequence == config.sequence
     pictures = [square("red", 4, 6)[0], square("blue", 14, 9)[0]]
     assert run.caption(pictures) == folder.caption(pictures)
@@ -78,5 +83,9 @@ def test_what_is_no_setokim_is_refused(tmp_path: Path) -> None:
     checkpoint.save(config.run_dir, config, {"model": checkpoint.copy_weights(task)}, {}, state)
     with pytest.raises(CheckpointError, match=r"stage tokenizer(.|\n)*export_tokenizer"):
         export_setokim(config.run_dir, tmp_path / "folder")
+    (tmp_path / "file").touch()
+    for export in (export_setokim, export_tokenizer):
+        with pytest.raises(CheckpointError, match=r"file is a file(.|\n)*new folder"):
+            export(config.run_dir, tmp_path / "file" / "folder")
     with pytest.raises(CheckpointError, match=r"stage tokenizer(.|\n)*TokenizerPredictor"):
         Predictor.from_pretrained(config.run_dir)

@@ -253,6 +253,28 @@ def test_rows_end_where_there_is_no_more_room() -> None:
     assert "shorten the prompt" in error.value.remedy
 
 
+@pytest.mark.parametrize("room", [1, 2, 3, 4])
+def test_a_picture_needs_room_for_one_token_at_least(room: int) -> None:
+    model = model_of(max_positions=24)
+    batch = batch_of(model, [("x", ["what " * (24 - room)])])
+    if room < 3:
+        with pytest.raises(DataError, match=f"{3 - room} too many for a picture"):
+            generate(model, batch, GenerationOptions(mode="picture"), seeds=[0])
+    else:
+        (drawn,) = generate(model, batch, GenerationOptions(mode="picture", stop_threshold=1.0), seeds=[0])
+        assert len(drawn.images[0]) == room - 2
+    head = model.language_model.base.get_output_embeddings()
+    head.register_forward_hook(lambda *called: opened(called[-1], model.image_start_id))
+    (free,) = generate(model, batch, GenerationOptions(stop_threshold=1.0), seeds=[0])
+    assert free.reason == "length"
+    assert [len(tokens) for tokens in free.images] == ([room - 2] if room > 2 else [])
+
+
+def opened(logits: Tensor, token: int) -> Tensor:
+    """Logits of a model that opens one picture after the other."""
+    return torch.zeros_like(logits).index_fill(-1, torch.tensor([token]), 9.0)
+
+
 def test_top_k_and_top_p_choose_as_their_papers_say() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]])).expand(1000, -1)
     chance = (torch.arange(1000) + 0.5) / 1000
@@ -267,6 +289,7 @@ def test_top_k_and_top_p_choose_as_their_papers_say() -> None:
     assert choose_token(logits[:1], torch.tensor([1.0]), 3, 0.9).tolist() == [4]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "said", "remedy"),
     [
@@ -276,6 +299,11 @@ def test_top_k_and_top_p_choose_as_their_papers_say() -> None:
         ({"min_image_tokens": 4, "max_image_tokens": 3}, "max_image_tokens=3", "4 or more"),
         ({"sampling_steps": 0}, "sampling_steps=0", "1 or more"),
         ({"stop_threshold": 0.0}, "stop_threshold=0.0", "above 0"),
+        ({"temperature": float("nan")}, "temperature=nan", "0 or more"),
+        ({"image_temperature": float("inf")}, "image_temperature=inf", "0 or more"),
+        ({"guidance": "strong"}, "guidance='strong'", "0 or more"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5", "1 or more"),
+        ({"mode": "foo"}, "mode='foo'", "'free' or 'text' or 'picture' or 'mask'"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], said: str, remedy: str) -> None:

@@ -17,7 +17,16 @@ from setok.models import language_model_loading as module
 from setok.models.language_model import LanguageModel
 from setok.models.text_tokens import add_special_tokens, load_text_tokenizer, special_ids
 from setok.vocabulary import SPECIAL_TOKENS
-from tests.sequences import text_tokenizer
+from tests.sequences import (
+    Picture,
+    Say,
+    noise_picture,
+    sequence_batch,
+    setok_config,
+    setokim_config,
+    shaken,
+    text_tokenizer,
+)
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "num_heads": 4, "max_positions": 64}
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
@@ -167,6 +176,34 @@ def test_the_new_tokens_differences_are_used_both_ways(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- attention
 
 
+def test_learned_positions_begin_anew_in_every_sample_of_a_row(tmp_path: Path) -> None:
+    """GPT-2 adds a learned vector for every position: one that did not begin anew would change what a sample gives."""
+    from setok.models.setokim import Setokim
+    from setok.models.tokenizer import SeTok
+
+    small = transformers.GPT2Config(vocab_size=27, n_positions=64, n_embd=32, n_layer=2, n_head=4)
+    transformers.GPT2LMHeadModel(small).save_pretrained(tmp_path)
+    config = setokim_config(language_model={"path": str(tmp_path)})
+    model = shaken(Setokim(config, SeTok(setok_config()), text_tokenizer()))
+    samples = [
+        ("a", ["what colour is the square", Picture(noise_picture(1)), Say("red </s>")]),
+        ("b", [Picture(noise_picture(2)), "how many", Say("two </s>")]),
+        ("c", ["draw", Picture(noise_picture(3), draw=True)]),
+    ]
+
+    def states(rows: list[list[Any]]) -> Tensor:
+        batch = sequence_batch(rows, model.text_tokenizer, model.max_image_tokens)
+        images = model.encode_images(batch.pixel_values)
+        spliced = model.splice(batch, images)
+        with torch.no_grad():
+            hidden = model.language_model(model.embed(spliced, images), spliced.segment_ids, spliced.position_ids)
+        return hidden[spliced.segment_ids > 0]
+
+    torch.testing.assert_close(states([samples]), states([[one] for one in samples]), atol=1e-4, rtol=1e-4)
+    far = model.language_model.base.get_decoder().wpe.weight
+    assert far.std(0).mean() > 0.01, "positions count"
+
+
 def test_a_sliding_window_is_kept() -> None:
     """Mistral's layers look back over a window, in packed rows and with a cache alike."""
     model = built(family="mistral").eval()
@@ -270,8 +307,39 @@ def test_models_without_the_hooks_are_refused(tmp_path: Path) -> None:
         num_key_value_heads=1,
         head_dim=8,
     )
-    with pytest.raises(ConfigError, match=r"final_logit_softcapping=30\.0"):
+    with pytest.raises(ConfigError, match=r"model 'x' \(Gemma2(.|\n)*final_logit_softcapping=30\.0"):
         module.require_hooks(transformers.Gemma2ForCausalLM(capped), "x")
+
+
+def test_encoders_are_no_causal_decoders() -> None:
+    sizes = {"vocab_size": 27, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    bert = transformers.BertConfig(**sizes, num_attention_heads=2)
+    roberta = transformers.RobertaConfig(**sizes, num_attention_heads=2)
+    for model in (transformers.BertLMHeadModel(bert), transformers.RobertaForCausalLM(roberta)):
+        with pytest.raises(ConfigError, match="output layer right behind the decoder"):
+            module.require_hooks(model, "x")
+
+
+def test_what_transformers_refuses_is_said_in_short(tmp_path: Path) -> None:
+    t5 = transformers.T5Config(vocab_size=27, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+    transformers.T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")
+    falcon = transformers.FalconConfig(vocab_size=27, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    transformers.FalconForCausalLM(falcon).save_pretrained(tmp_path / "falcon")
+    for name, said in (("t5", "T5Config"), ("falcon", "AttentionInterface")):
+        with pytest.raises(CheckpointError) as error:
+            built(path=str(tmp_path / name))
+        assert said in error.value.problem
+        assert len(error.value.problem) < 600 + len(str(tmp_path))
+
+
+def test_sizes_that_have_no_part_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        built(path=str(tmp_path))
+    assert "no part" not in caplog.text
+    with caplog.at_level("WARNING"):
+        built(path=str(tmp_path), width=48, depth=7)
+    assert "width=48, depth=7 have no part in it" in caplog.text
 
 
 def test_models_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_packer_builds_whole_rows(build: SequenceBuilder, tmp_path: Path) -> N
     packs = [[Turned(record=talk(1)), Turned(record=edit(1), too_long=True)], [], [Turned(record=edit(3))]]
     columns = packer.build(packs)
     assert [json.loads(text) for text in columns["error"]] == [
-        ["", "too long: the sample has no room in a row"],
+        ["", "too long: the record has no room in a row"],
         [],
         [""],
     ]

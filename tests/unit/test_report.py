@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,9 +254,33 @@ def test_charts_take_whatever_comes(x: list[float], y: list[float | None]) -> No
         assert not re.search(r'="-?(nan|inf)', svg)
 
 
-def test_gaps_cut_the_line() -> None:
-    svg = charts.line_chart([1, 2, 3, 4, 5], [1.0, 2.0, None, 3.0, 4.0], title="t")
-    assert svg.count("<polyline") == 2
+def test_a_curve_goes_over_steps_without_a_value() -> None:
+    svg = charts.line_chart([1, 2, 3, 4, 5], [1.0, None, 2.0, None, 3.0], title="t")
+    assert svg.count("<polyline") == 1
+    assert "<circle" not in svg
+    assert len(re.findall(r"[\d.]+,[\d.]+", svg.partition("points=")[2].partition("/>")[0])) == 3
+
+
+def test_a_sawtooth_of_few_points_has_a_calmer_average() -> None:
+    svg = charts.line_chart(range(23), [2.0 - 0.02 * i + (i % 2) for i in range(23)], title="t")
+    raw, calm = (
+        [float(y) for y in re.findall(r"[\d.]+,([\d.]+)", part.partition('"')[0])] for part in svg.split('points="')[1:]
+    )
+    assert len(raw) == len(calm) == 23
+
+    def way(values: list[float]) -> float:
+        return sum(abs(a - b) for a, b in pairwise(values[2:-2]))
+
+    assert way(calm) < 0.3 * way(raw)
+
+
+def test_labels_of_bars_have_room() -> None:
+    long = "a label of more than thirty letters"
+    svg = charts.bar_chart([charts.Bar(label=long, value=1.0), charts.Bar(label="b", value=2.0, beats=True)], title="t")
+    end = float(re.search(r'class="label" x="([\d.]+)"', svg)[1])  # type: ignore[index]
+    assert end >= 6.5 * len(long)
+    assert "2.00 ▲" in svg
+    assert "1.00 ▲" not in svg
 
 
 def test_histogram_counts() -> None:

@@ -188,7 +188,7 @@ def test_too_long_says_by_how_much_and_what_to_change() -> None:
     exact = builder(drop_condition=0.0, max_length=length).build(EDIT, epoch=0)
     assert len(exact) == length
     with pytest.raises(
-        DataError, match=f"r7 has {length} tokens, with 3 pictures of 3 places each, which is 4 more"
+        DataError, match=f"r7 has {length} tokens, with 3 picture.s. of 3 places each, which is 4 more"
     ) as error:
         builder(drop_condition=0.0, max_length=length - 4).build(EDIT, epoch=0)
     for part in (f"max_length={length}", "max_image_tokens=1", "6"):

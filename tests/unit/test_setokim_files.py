@@ -114,9 +114,16 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path, model: Setokim) -> 
         (tmp_path / "config.json").write_text(json.dumps(stored | change))
         with pytest.raises(CheckpointError, match=said):
             Setokim.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="no JSON object"):
+        Setokim.from_pretrained(tmp_path)
     stored["setokim"]["diffusion"]["width"] = 32
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(CheckpointError, match="of another shape: "):
+        Setokim.from_pretrained(tmp_path)
+    weights = tmp_path / "language_model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"language_model.path=.* gives no causal language model"):
         Setokim.from_pretrained(tmp_path)
 
 

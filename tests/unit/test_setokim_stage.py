@@ -208,3 +208,58 @@ def test_a_section_that_a_preset_lacks(tmp_path: Path, extends: str, message: st
     file.write_text(f"extends: pretrain_demo\nmodel: {{extends: {extends}}}\n")
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"merger": {"num_heads": 6}}, r"model.merger.num_heads 3 → 6"),
+        ({"encoder": {"width": 48, "num_heads": 6}}, r"model.encoder.num_heads 3 → 6"),
+        ({"clustering": {"stop_scope": 0.1}}, r"model.clustering.stop_scope 0.2 → 0.1"),
+        ({"detokenizer": {"width": 48, "depth": 1, "num_heads": 6}}, r"model.detokenizer.num_heads 3 → 6"),
+    ],
+)
+def test_a_tokenizer_that_would_be_another_function_is_refused(
+    words: Path, tokenizer_run: Path, changes: dict[str, Any], message: str
+) -> None:
+    tree = setok_config().model_dump()
+    for section, values in changes.items():
+        tree[section] = tree[section] | values
+    stage = stage_of(words, model=tree)
+    with pytest.raises(CheckpointError, match=rf"of another model.*{message}(.|\n)*use the model section of"):
+        load_initial_weights(tokenizer_run, stage.task, "model")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "refused"),
+    [
+        ("setokim__language_model__num_heads", 2, True),
+        ("setokim__language_model__width", 32, True),
+        ("setokim__diffusion__prediction", "epsilon", True),
+        ("setokim__mask_decoder__num_heads", 4, True),
+        ("setokim__diffusion__sampling_steps", 3, False),
+        ("setokim__language_model__loss_chunks", 3, False),
+    ],
+)
+def test_a_language_model_that_would_be_another_function_is_refused(
+    words: Path, tmp_path: Path, key: str, value: Any, refused: bool
+) -> None:
+    first = stage_of(words)
+    config = config_of(words, output_dir=str(tmp_path))
+    state = checkpoint.TrainerState(step=3, samples=0, world_size=1)
+    written = checkpoint.save(config.run_dir, config, {"model": checkpoint.copy_weights(first.task)}, {}, state)
+    other = config_of(words, stage="instruct", **{key: value})
+    if refused:
+        with pytest.raises(CheckpointError, match=rf"{key.replace('__', '.')} .* → {value!r}(.|\n)*model and setokim"):
+            load_initial_weights(written, SetokimTask(other), "model")
+    else:
+        load_initial_weights(written, SetokimTask(other), "model")
+
+
+def test_a_tokenizer_that_was_trained_on_whole_pictures_is_taken(words: Path, tmp_path: Path) -> None:
+    tree = {"name": "fit", "output_dir": str(tmp_path), "model": setok_config(resize="fit").model_dump()}
+    config = build(TrainConfig, tree | {"data": {"train": [{"path": "nowhere"}]}, "scaling": {"num_workers": 0}})
+    task = TokenizerTask(config, build_concept_encoder(config.concepts).dim)
+    state = checkpoint.TrainerState(step=7, samples=0, world_size=1)
+    written = checkpoint.save(config.run_dir, config, {"model": checkpoint.copy_weights(task)}, {}, state)
+    load_initial_weights(written, stage_of(words).task, "model")

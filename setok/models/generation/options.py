@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from setok.errors import ConfigError
 
 Mode = Literal["free", "text", "picture", "mask"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,27 +39,37 @@ class GenerationOptions:
     sampling_steps: int | None = None
     """Denoising steps of a visual token; ``None``: those of the model's config."""
     stop_ids: tuple[int, ...] = ()
-    """Tokens that end a row; empty takes the text tokenizer's end-of-sequence."""
+    """Tokens that end a row; empty takes the text tokenizer's end-of-sequence, and in a ``Predictor`` also the end of a turn."""
     use_cache: bool = True
     """Without, every step reads the whole row again: slow, and the same."""
 
     def __post_init__(self) -> None:
         low, high = self.min_image_tokens, self.max_image_tokens
-        for name, value, wrong, allowed in (
-            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens < 1, "1 or more"),
-            ("temperature", self.temperature, self.temperature < 0, "0 or more"),
-            ("top_k", self.top_k, self.top_k < 0, "0 (all) or more"),
-            ("top_p", self.top_p, not 0 < self.top_p <= 1, "a share above 0, at most 1"),
-            ("stop_threshold", self.stop_threshold, not 0 < self.stop_threshold <= 1, "a share above 0, at most 1"),
-            ("image_temperature", self.image_temperature, self.image_temperature < 0, "0 or more"),
+        for name, right, allowed in (
+            ("mode", self.mode in MODES, " or ".join(map(repr, MODES))),
+            ("max_new_tokens", _whole(self.max_new_tokens, 1), "1 or more"),
+            ("temperature", _number(self.temperature), "0 or more"),
+            ("top_k", _whole(self.top_k, 0), "0 (all) or more"),
+            ("top_p", _number(self.top_p) and 0 < self.top_p <= 1, "a share above 0, at most 1"),
             (
-                "sampling_steps",
-                self.sampling_steps,
-                self.sampling_steps is not None and self.sampling_steps < 1,
-                "1 or more",
+                "stop_threshold",
+                _number(self.stop_threshold) and 0 < self.stop_threshold <= 1,
+                "a share above 0, at most 1",
             ),
-            ("min_image_tokens", low, low is not None and low < 1, "1 or more"),
-            ("max_image_tokens", high, high is not None and high < (low or 1), f"{low or 1} or more"),
+            ("guidance", _number(self.guidance), "0 or more"),
+            ("image_temperature", _number(self.image_temperature), "0 or more"),
+            ("sampling_steps", self.sampling_steps is None or _whole(self.sampling_steps, 1), "1 or more"),
+            ("min_image_tokens", low is None or _whole(low, 1), "1 or more"),
+            ("max_image_tokens", high is None or _whole(high, low or 1), f"{low or 1} or more"),
         ):
-            if wrong:
-                raise ConfigError(f"{name}={value} is not possible", f"use {allowed}")
+            if not right:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not possible", f"use {allowed}")
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def _number(value: object) -> bool:
+    """Finite, and not below 0."""
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0

@@ -76,10 +76,11 @@ class Rows:
         limit = self.model.language_model.max_positions
         for number, (row, length) in enumerate(zip(self.rows, lengths, strict=True)):
             row.room = 1 << 62 if limit is None else limit - length
-            if row.room < 1:
+            needed, what = (3, "a picture") if self.options.mode == "picture" else (1, "one more token")
+            if row.room < needed:
                 raise DataError(
                     f"row {number} has {length} places with its pictures, and the language model reads {limit}:"
-                    f" {1 - row.room} too many for one more token",
+                    f" {needed - row.room} too many for {what}",
                     "shorten the prompt, give fewer pictures, or use a tokenizer setting with fewer tokens",
                 )
 
@@ -128,8 +129,8 @@ class Rows:
         """What a text token means for its row."""
         model, mode = self.model, self.options.mode
         if token == model.image_end_id:
-            assert row.drawing is not None
-            yield ImageEnd(row=index, tokens=torch.stack(row.drawing))
+            if row.drawing:  # none where [Img] took the last room
+                yield ImageEnd(row=index, tokens=torch.stack(row.drawing))
             row.drawing = None
             if mode == "picture":
                 yield from self._finish(index, "stop")
