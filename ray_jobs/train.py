@@ -33,12 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Workers that are slow to start (image pull, scaling up) are given time; a killed worker is noticed before the others have
-# gone far; one that hangs is not asked for long to take leave of the others.
+# gone far.
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }

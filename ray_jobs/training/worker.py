@@ -6,6 +6,7 @@ In a module of its own, so that ``python -m ray_jobs.train`` hands Ray importabl
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,9 @@ class NoteFailures(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Find the first cause among what the workers raised."""
+        # Before it starts anew, Ray asks every worker to take leave of the others; one that hangs would be given 30 s. The
+        # controller reads this from its own environment, into which Ray does not carry it.
+        os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
         error = next(iter(worker_exceptions.values()))
         history.note_failure(self._run_dir, failure.find_cause(self._run_dir, error, worker_exceptions))
 

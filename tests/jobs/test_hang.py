@@ -22,7 +22,8 @@ from ray_jobs.training.tracking import read_metrics
 from tests.jobs.test_train import pictures, run_config  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 4.0
+TIMEOUT = 15.0
+"""Long enough for a machine that is busy with other things: no other wait may end by it."""
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_run_goes_on_after_a_worker_was_stopped(
 ) -> None:
     """A stopped process answers nothing; its sign of life ends with it."""
     changes: dict[str, Any] = {
-        "scaling": {"num_workers": 2, "cpus_per_worker": 0.5, "collective_timeout_s": TIMEOUT, "max_failures": 1},
+        "scaling": {"num_workers": 2, "cpus_per_worker": 0.5, "collective_timeout_s": TIMEOUT},
         "train": {"steps": 30},
         "checkpoint": {"every": 10, "commit_timeout": 2.0},
     }

@@ -179,10 +179,10 @@ def test_a_discriminator_that_is_left_out_leaves_the_model_its_update(
     pulse = Pulse(config.run_dir, rank=0, world_size=1, device=device, stall_seconds=None)
     before = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in stage.modules.items()}
     batches = next(iter(fakes.FakeBatches(config, rank=0, start_step=0)))
-    contexts, outputs = stage.prepare(batches, step=0), {}
+    contexts, seeds, outputs = stage.prepare(batches, step=0), loop.seeds_of(config, 0, 0), {}
     with skips.guard(0, engines, batches, outputs):
         for name, engine in engines.items():
-            outputs[name] = loop.take_turn(engine, batches, contexts, pulse)
+            outputs[name] = loop.take_turn(engine, batches, contexts, seeds, pulse)
             engine.step(1.0, step=0)
     assert skips.total == 1
     assert not same(before["model"], dict(stage.modules["model"].state_dict()))
