@@ -4,6 +4,7 @@
 # make lint     ruff and mypy
 # make format   let ruff rewrite what it can
 # make test-extras  the tests of what needs timm or LPIPS, in an environment of its own, .venv-extras
+# make test-eval    the tests of the model of lmms-eval with lmms-eval itself, in .venv-eval
 # make clean    remove the environment and all caches; runs/ and data/ stay
 #
 # Settings:
@@ -17,6 +18,7 @@ TORCH := 2.13.0
 TORCHVISION := 0.28.0
 TIMM := 1.0.31
 LPIPS := 0.1.4
+LMMS_EVAL := 0.7.3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CUDA ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -38,7 +40,7 @@ urllib.request.urlopen(sys.argv[1] + "/torch/", context=trust).close()
 endef
 export ANSWERS
 
-.PHONY: demo test test-extras setup lint format clean
+.PHONY: demo test test-extras test-eval setup lint format clean
 
 demo: setup
 	$(BIN)/python -m ray_jobs.pipeline --config demo
@@ -58,6 +60,19 @@ test-extras: .venv-extras/.installed
 	.venv-extras/bin/python -m pip install --no-deps "timm==$(TIMM)" "torchvision==$(TORCHVISION)" "lpips==$(LPIPS)"
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
 	  "$$(.venv-extras/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
+	@touch $@
+
+# lmms-eval asks for torchvision, timm, a wandb of its own and more, of which our model and tasks on pictures need nothing.
+# What it imports in any case is installed here; the rest is taken from .venv. The project itself is installed for its entry point.
+test-eval: .venv-eval/.installed
+	.venv-eval/bin/python -m pytest tests/harness
+
+.venv-eval/.installed: $(VENV)/.installed
+	test -x .venv-eval/bin/python || $(BIN)/python -m venv .venv-eval
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+	  "$$(.venv-eval/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
+	.venv-eval/bin/python -m pip install --no-deps "lmms-eval==$(LMMS_EVAL)" -e .
+	.venv-eval/bin/python -m pip install -c constraints.txt "torch==$(TORCH)" evaluate loguru pytablewriter pytz sacrebleu tenacity
 	@touch $@
 
 lint: setup
@@ -88,5 +103,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-extras build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-extras .venv-eval build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find setok ray_jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

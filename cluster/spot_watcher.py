@@ -26,6 +26,7 @@ METADATA = "http://169.254.169.254"  # the same address in all three clouds
 TIMEOUT_S = 2.0
 DRAIN_TIMEOUT_S = 60.0
 GCP_GRACE_S = 30.0
+TRIES = 15
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -123,19 +124,21 @@ def until_utc(stamp: str, now: float, *, default: float) -> float:
         return default
 
 
-def find_cloud(metadata: str) -> str:
-    """The cloud whose metadata service answers.
+def find_cloud(metadata: str, *, every: float) -> str:
+    """The cloud whose metadata service answers; a machine that just started may need a few tries.
 
     Raises:
         NoMetadataError: none does.
     """
-    for name, notice in CLOUDS.items():
-        try:
-            notice(metadata, time.time())
-        except NoMetadataError:
-            continue
-        return name
-    raise NoMetadataError(f"no metadata service of {', '.join(CLOUDS)} answers at {metadata}")
+    for _ in range(TRIES):
+        for name, notice in CLOUDS.items():
+            try:
+                notice(metadata, time.time())
+            except NoMetadataError:
+                continue
+            return name
+        time.sleep(every)
+    raise NoMetadataError(f"no metadata service of {', '.join(CLOUDS)} answers at {metadata}; name it with --cloud")
 
 
 def drain(ray: str, notice: Notice, *, address: str | None, node_id: str | None) -> bool:
@@ -156,7 +159,9 @@ def drain(ray: str, notice: Notice, *, address: str | None, node_id: str | None)
 
 def watch(arguments: argparse.Namespace) -> int:
     """Ask until a notice comes, and drain; a metadata service that fails for a while is asked again."""
-    notice_of = CLOUDS[arguments.cloud if arguments.cloud != "auto" else find_cloud(arguments.metadata)]
+    notice_of = CLOUDS[
+        arguments.cloud if arguments.cloud != "auto" else find_cloud(arguments.metadata, every=arguments.every)
+    ]
     say(f"watching for notices of {notice_of.__name__}, every {arguments.every:g} s")
     silent = False
     while True:

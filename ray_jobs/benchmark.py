@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from ray_jobs import launch
+from ray_jobs.benchmarks import faults as benchmark_faults
 from ray_jobs.benchmarks import ingest as benchmark_ingest
 from ray_jobs.benchmarks import tokenizer as benchmark_tokenizer
 
@@ -35,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     benchmark_ingest.add_arguments(ingest)
     ingest.set_defaults(run=benchmark_ingest.ingest)
+    faults = commands.add_parser(
+        "faults",
+        help="training runs broken in every way we know, against one that nothing happened to",
+        description=benchmark_faults.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benchmark_faults.add_arguments(faults)
+    faults.set_defaults(run=benchmark_faults.faults)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 

@@ -27,13 +27,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ray_jobs import launch
 from ray_jobs.evaluation import files
 from ray_jobs.evaluation import setokim as setokim_evaluation
-from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask
+from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask, concept_vocabulary
 from ray_jobs.scoring import command as scoring_command
 from setok import checkpoint
 from setok.config import EvaluateConfig, TokenizerConfig
 from setok.data.collate import decode_rows, rows_to_batch
 from setok.data.schema import Manifest
 from setok.data.shards import ShardReader
+from setok.data.storage import Storage
 from setok.errors import ConfigError, DataError
 from setok.metrics import scoring
 from setok.metrics.running import INDEX, ImageRows, MeanImage
@@ -82,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     vocabulary = concept_vocabulary(config.data, num_rows)
     drawn = np.random.default_rng(config.seed).permutation(num_rows)[: 3 * config.num_pictures]
     task = ReplicaTask(
-        path=str(path),
+        path=checkpoint.pin(config.checkpoint, path),
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
         sampling_steps=config.sampling_steps,
@@ -119,7 +120,7 @@ def _what_ran(
     config: EvaluateConfig, path: Path, fingerprints: dict[str, str], image_size: int, num_rows: int, seconds: float
 ) -> dict[str, Any]:
     return {
-        "checkpoint": str(path),
+        "checkpoint": Storage(checkpoint.pin(config.checkpoint, path)).name,
         "stage": checkpoint.read_config(path).stage,
         "step": checkpoint.read_state(path).step,
         "data": config.data,
@@ -192,16 +193,6 @@ def _mean_image(folder: str, model: TokenizerConfig) -> np.ndarray:
     for part in ray.get(parts):
         total.merge(part)
     return total.compute()
-
-
-def concept_vocabulary(folder: str, num_rows: int) -> list[str]:
-    """The distinct concepts of a set's first rows, sorted: what each image's concepts are looked for among."""
-    reader = ShardReader(folder, columns=["concepts"])
-    phrases: set[str] = set()
-    for start in range(0, num_rows, _ROWS_AT_ONCE):
-        column = reader.take(np.arange(start, min(start + _ROWS_AT_ONCE, num_rows))).column("concepts")
-        phrases.update(phrase for row in column.to_pylist() for phrase in row or [])
-    return sorted(phrases)
 
 
 def _measure(

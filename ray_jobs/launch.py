@@ -55,6 +55,15 @@ class Action:
     """Gets the config and the flag's value ("" where it takes none); gives the exit code."""
     metavar: str | None = None
     """Name of the flag's value; ``None`` for a flag without one."""
+    needs_config: bool = True
+    """Without, it is run as soon as the flag is met, like ``--help``, and gets ``None``."""
+
+
+class _RunNow(argparse.Action):
+    """Calls ``const`` with the flag's value, and ends the process with the exit code that it returns."""
+
+    def __call__(self, parser: object, namespace: object, value: Any, option_string: str | None = None) -> NoReturn:
+        raise SystemExit(self.const(None, value))
 
 
 def parse(
@@ -98,7 +107,9 @@ def parse(
         "--dry-run", action="store_true", help="check everything that can be checked, show it, and stop"
     )
     for action in actions:
-        if action.metavar is None:
+        if not action.needs_config:
+            parser.add_argument(action.flag, metavar=action.metavar, help=action.help, action=_RunNow, const=action.run)
+        elif action.metavar is None:
             parser.add_argument(action.flag, action="store_const", const="", help=action.help)
         else:
             parser.add_argument(action.flag, metavar=action.metavar, help=action.help)
@@ -115,6 +126,8 @@ def parse(
             console().print(f"The config of {config.name!r} is valid.")
         raise SystemExit(0)
     for action in actions:
+        if not action.needs_config:
+            continue
         value = getattr(arguments, action.flag.removeprefix("--").replace("-", "_"))
         if value is not None:
             raise SystemExit(action.run(config, value))

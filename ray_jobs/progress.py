@@ -30,7 +30,7 @@ class Progress:
     step: int
     steps: int
     phase: str
-    """``starting``, ``training``, ``saving``, ``stopped`` or ``done``."""
+    """``starting``, ``training``, ``saving``, ``evaluating``, ``stopped`` or ``done``."""
     time: float
     """When this was written, in seconds since 1970."""
     resumed_from: int = 0

@@ -8,19 +8,23 @@ The run's folder is ``output_dir/name``. The same command again goes on from the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs import launch
 from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
-from ray_jobs.training import failure
+from ray_jobs.training import failure, history, preflight, signs
 from ray_jobs.training.stopping import forget_request, stop_on_signal
+from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
 from setok.config import TrainConfig, differences, dump_config
+from setok.data.schema import Manifest
 from setok.errors import CheckpointError, ConfigError, SetokError
 
 if TYPE_CHECKING:
@@ -28,17 +32,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A rank that never comes would else be waited for for ever; workers that are slow to start (image pull, scaling
-# up) are given time; a killed worker is noticed before the others have gone far.
+# Workers that are slow to start (image pull, scaling up) are given time; a killed worker is noticed before the others have
+# gone far; one that hangs is not asked for long to take leave of the others.
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
 }
-PROCESS_GROUP_TIMEOUT_S = 1800
+ELASTIC_START_TIMEOUT_S = "20"
+"""Right after a node is lost Ray still counts it, and asks for as many workers as before; only when they have not found room
+in this time does it count again."""
 
 
 def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Path:
@@ -53,55 +59,72 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         The run's folder.
 
     Raises:
-        ConfigError: the cluster can never give what the run asks for.
+        ConfigError: the cluster can never give what the run asks for, or the folder cannot be used on all nodes.
         CheckpointError: the folder holds a run of another model.
         SetokError: training failed; the summary is in the run's ``failure.txt`` too.
         Stopped: the run was asked to stop, and has saved.
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
-    start = checkpoint.newest_good(run_dir)
-    if start is None and checkpoint.list_checkpoints(run_dir):
+    store = checkpoint.Store.of_run(checkpoint.home_of(config))
+    start = checkpoint.newest_good(checkpoint.home_of(config))
+    if start is None and store.steps():
         raise CheckpointError(
-            f"none of the checkpoints in {run_dir / 'checkpoints'} can be used; what is wrong with each is said above",
-            f"to start over, delete {run_dir} or give the run another name (--set name={config.name}-2)",
+            f"none of the checkpoints in {store.storage.name} can be used; what is wrong with each is said above",
+            f"to start over, delete them or give the run another name (--set name={config.name}-2)",
         )
     if start is not None:
         check_same_run(config, start)
         if checkpoint.step_of(start) >= config.train.steps:
             console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
+            evaluate_what_is_left(config)
             return run_dir
-        console().print(f"Going on from {start}.")
+        console().print(f"Going on from {store.shown(checkpoint.step_of(start))}.")
+    store.probe()
+    if config.validation is not None:
+        Manifest.load(config.validation.data)
     if start is None:
         check_beginning(config)
     if config.scaling.num_workers:
         check_cluster(config)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    preflight.check_folder(run_dir)
+    if config.scaling.num_workers:
+        preflight.check_nodes(config)
     failure.clear(run_dir)
+    history.note_sudden_end(run_dir)
+    signs.clear(run_dir)
+    began = time.time()
     forget_request(run_dir)
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
     try:
         with stop_on_signal(run_dir), ProgressView(run_dir, console()):
             if config.scaling.num_workers:
-                train_on_ray(config, callbacks)
+                from ray_jobs.training.validating import Validator
+
+                with Validator(config):
+                    train_on_ray(config, callbacks)
             else:
+                evaluate_what_is_left(config)
                 train_here(config)
     except Stopped:
         if not is_finished(config):
             raise
     except Exception as error:
         summary = failure.explain(run_dir, error)
+        history.note_end(run_dir, failure.find_cause(run_dir, error, failure.failures_of(error)), since=began)
         logger.info("the whole failure is in %s", run_dir / failure.FAILURE)
         if isinstance(error, SetokError) or config.scaling.num_workers:
             raise summary from None
         raise
+    if (survived := history.summary(run_dir)) is not None:
+        console().print(f"The run survived {survived}; see {run_dir / history.HISTORY}.")
     return run_dir
 
 
 def is_finished(config: TrainConfig) -> bool:
     """Whether the run has a checkpoint of its last step."""
-    newest = next(iter(checkpoint.list_checkpoints(config.run_dir)), None)
-    return newest is not None and checkpoint.step_of(newest) >= config.train.steps
+    steps = checkpoint.Store.of_run(checkpoint.home_of(config)).steps()
+    return bool(steps) and max(steps) >= config.train.steps
 
 
 def train_here(config: TrainConfig) -> None:
@@ -112,6 +135,7 @@ def train_here(config: TrainConfig) -> None:
     from ray_jobs.training.loop import train_loop
     from ray_jobs.training.machine import Batches, WorkerContext
     from ray_jobs.training.sequences import collate_of, packing_of
+    from ray_jobs.training.validating import validate_here
 
     if config.scaling.use_gpu and not torch.cuda.is_available():
         raise ConfigError(
@@ -131,22 +155,43 @@ def train_here(config: TrainConfig) -> None:
         device=torch.device("cuda" if config.scaling.use_gpu else "cpu"),
         batches=batches,
         report=lambda metrics: None,
+        validate=partial(validate_here, config),
     )
     train_loop(config, worker)
 
 
+def evaluate_what_is_left(config: TrainConfig) -> None:
+    """Evaluate the checkpoints whose turn it was when the run was stopped."""
+    from ray_jobs.training.tracking import log_evaluations
+    from ray_jobs.training.validating import Validator, unfinished, validate_here
+
+    if config.validation is None or not unfinished(config):
+        return
+    if config.scaling.num_workers:
+        with Validator(config):
+            pass
+        return
+    for step in sorted(unfinished(config)):
+        validate_here(config, step)
+    log_evaluations(config)
+
+
 def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None:
     """The loop in Ray Train workers, which start again by themselves after a failure."""
+    if config.scaling.is_elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_TIMEOUT_S)
     for name, value in RAY_TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    scaling = config.scaling
+    patience = max(scaling.start_timeout_s, scaling.collective_timeout_s)
+    # A rank that never comes would else be waited for for ever; the first call of this kind is part of the start.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{patience:g}"
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from ray_jobs.training.dataset import training_data_config
-    from ray_jobs.training.worker import StopForGood, TrainingData, run_worker
+    from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, TrainingDataConfig, run_worker
 
-    scaling = config.scaling
-    everyone: list[Any] = [StopForGood(), *callbacks]
+    everyone: list[Any] = [NoteFailures(config), StopForGood(), *callbacks]
 
     class Trainer(TorchTrainer):
         """One that leaves Ctrl-C to ``stop_on_signal``: Ray's answer would be to abort without saving."""
@@ -156,9 +201,10 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     trainer = Trainer(
         run_worker,
         train_loop_config={"config": config},
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo", timeout_s=math.ceil(patience)),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
+            elastic_resize_monitor_interval_s=scaling.resize_seconds,
             use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
         ),
@@ -173,7 +219,7 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
             callbacks=everyone,
         ),
         datasets={"train": TrainingData(config)},
-        dataset_config=training_data_config(),
+        dataset_config=TrainingDataConfig(config.data),
     )
     trainer.fit()
 
@@ -218,27 +264,31 @@ def check_cluster(config: TrainConfig) -> None:
     import ray
 
     scaling, data = config.scaling, config.data
-    needed = {
-        "CPU": scaling.num_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus,
-        "GPU": float(scaling.num_workers if scaling.use_gpu else 0),
-    }
     now = ray.cluster_resources()
     largest = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # what the autoscaler may add
-    for kind, amount in needed.items():
-        available = max(now.get(kind, 0.0), largest.get(kind, 0.0))
-        if amount > available + 1e-6:
-            parts = f"{scaling.num_workers} workers × {scaling.cpus_per_worker:g}"
-            parts += f" + {data.decode_workers} decoders × {data.decode_cpus:g}" if kind == "CPU" else ""
-            remedy = "lower scaling.num_workers" + (
-                ", scaling.cpus_per_worker or data.decode_workers"
-                if kind == "CPU"
-                else ", or set scaling.use_gpu=false"
-            )
-            raise ConfigError(
-                f"the run needs {amount:g} {kind}s ({parts if kind == 'CPU' else f'{scaling.num_workers} workers × 1'}), "
-                f"and the cluster has {available:g}",
-                f"{remedy}, or add nodes",
-            )
+    available = {kind: max(now.get(kind, 0.0), largest.get(kind, 0.0)) for kind in ("CPU", "GPU")}
+
+    def missing(num_workers: int) -> tuple[str, str] | None:
+        """What so many workers lack, and what to lower."""
+        cpus = num_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus
+        parts = f"{num_workers} workers × {scaling.cpus_per_worker:g} + {data.decode_workers} decoders × {data.decode_cpus:g}"
+        if cpus > available["CPU"] + 1e-6:
+            lower = "lower scaling.num_workers, scaling.cpus_per_worker or data.decode_workers"
+            return f"{cpus:g} CPUs ({parts}), and the cluster has {available['CPU']:g}", lower
+        if scaling.use_gpu and num_workers > available["GPU"]:
+            lower = "lower scaling.num_workers, or set scaling.use_gpu=false"
+            return f"{num_workers} GPUs ({num_workers} workers × 1), and the cluster has {available['GPU']:g}", lower
+        return None
+
+    if (lack := missing(scaling.min_workers)) is not None:
+        fewest = " at least" if scaling.is_elastic else ""
+        raise ConfigError(f"the run needs{fewest} {lack[0]}", f"{lack[1]}, or add nodes")
+    if (lack := missing(scaling.max_workers)) is not None:
+        logger.warning(
+            "scaling.num_workers of %d need %s: the run starts with fewer, and takes more when nodes come",
+            scaling.max_workers,
+            lack[0],
+        )
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -255,7 +305,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             ),
         }
     )
-    init_from, perceptual = config.checkpoint.init_from, config.loss.perceptual_path
+    init_from, store = config.checkpoint.init_from, config.checkpoint.store
+    perceptual = config.loss.perceptual_path
+    validation = config.validation and config.validation.model_copy(update={"data": absolute(config.validation.data)})
     entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
     return config.model_copy(
         update={
@@ -263,7 +315,10 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             "data": config.data.model_copy(update={"train": entries}),
             "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
             "setokim": setokim,
-            "checkpoint": config.checkpoint.model_copy(update={"init_from": init_from and absolute(init_from)}),
+            "validation": validation,
+            "checkpoint": config.checkpoint.model_copy(
+                update={"init_from": init_from and absolute(init_from), "store": store and absolute(store)}
+            ),
         }
     )
 
@@ -286,7 +341,7 @@ def dry_run(config: TrainConfig) -> None:
 
     from setok.summary import describe, estimate_memory
 
-    if checkpoint.newest_good(config.run_dir) is None:
+    if checkpoint.newest_good(checkpoint.home_of(config)) is None:
         check_beginning(config)
     parts = describe(config)
     table = Table("part", "parameters", "trainable", title=f"{config.name}: stage {config.stage}")
@@ -296,19 +351,41 @@ def dry_run(config: TrainConfig) -> None:
     table.add_section()
     table.add_row("all", f"{total:,}", f"{trainable:,}")
     console().print(table)
-    batch, samples = config.train.global_batch_size, config.train.steps * config.train.global_batch_size
+    samples = config.train.steps * config.train.global_batch_size
     what = "images" if config.stage == "tokenizer" else f"rows of up to {config.sequence.max_length} tokens"
-    console().print(
-        f"Global batch {batch} = {config.num_ranks} worker(s) × {config.train.micro_batch_size} {what}"
-        f" × {config.gradient_accumulation_steps} micro-batch(es); {config.train.steps} steps = {samples:,} {what}."
-    )
+    for size in _sizes(config):
+        console().print(_arithmetic(config.with_workers(size), what))
+    console().print(f"{config.train.steps} steps = {samples:,} {what}.")
     for entry in config.data.train:
         share = entry.weight / sum(e.weight for e in config.data.train)
         # How many samples a row holds is known once the sets' lengths are counted, which a dry run does not do.
         console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
-    memory = estimate_memory(config, parts)
+    if config.validation is not None:
+        console().print("Evaluated beside it: " + _epochs(config.validation.data, None))
+    fewest = config.with_workers(_sizes(config)[0])  # the fewer they are, the more of the optimizer each holds
+    memory = estimate_memory(fewest, parts)
     sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
     console().print(f"A worker holds {memory.total / 2**20:,.1f} MiB besides activations: {', '.join(sizes)}.")
+
+
+def _sizes(config: TrainConfig) -> list[int]:
+    """The numbers of workers that a run may have; of a wide range some, the ends among them."""
+    fewest, most = max(1, config.scaling.min_workers), max(1, config.scaling.max_workers)
+    return sorted({*range(fewest, min(most, fewest + 8)), most})
+
+
+def _arithmetic(config: TrainConfig, what: str) -> str:
+    """How a global batch is shared, and how much of the work is padding."""
+    batch, micro, steps = (
+        config.train.global_batch_size,
+        config.train.micro_batch_size,
+        config.gradient_accumulation_steps,
+    )
+    places = config.num_ranks * micro * steps
+    wasted = f", of which {places - batch} ({(places - batch) / places:.0%}) are padding" if places > batch else ""
+    return f"Global batch {batch} = {config.num_ranks} worker(s) × {micro} {what} × {steps} micro-batch(es)" + (
+        f" = {places} places{wasted}." if wasted else "."
+    )
 
 
 def _epochs(path: str, samples: float | None) -> str:
@@ -324,7 +401,15 @@ def _epochs(path: str, samples: float | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """The command."""
-    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run)
+    verify = launch.Action(
+        flag="--verify",
+        metavar="RUN",
+        help="check all files of a run's checkpoints, say which one would be resumed, and stop; needs no --config;"
+        " exit code 0: the newest, 1: an older one, 2: none is good",
+        run=lambda config, run: verify_run(run, console()),
+        needs_config=False,
+    )
+    config = launch.parse(TrainConfig, __doc__ or "", argv, dry_run=dry_run, actions=[verify])
     if config.scaling.num_workers:
         launch.start_ray()
     run_dir = train(config)

@@ -43,6 +43,10 @@ class TrainingError(SetokError):
     """Training cannot go on: a non-finite loss, ranks that disagree, a worker that died."""
 
 
+class NotFiniteError(TrainingError):
+    """A loss or gradient is NaN or infinite; the update was not made."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A sentence naming the closest choices to ``name``, or all of them where none is close."""
     choices = sorted(choices)

@@ -44,7 +44,7 @@ def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
     """Write a run's tokenizer, without the heads that only training needs.
 
     Args:
-        checkpoint: a run's folder, whose newest good checkpoint is taken, or one checkpoint's.
+        checkpoint: a run, whose newest good checkpoint is taken, or a checkpoint, as ``setok.checkpoint.resolve`` takes it.
         folder: where config.json, model.safetensors and preprocessor_config.json go.
 
     Returns:
@@ -68,7 +68,7 @@ def export_setokim(checkpoint: str | Path, folder: str | Path) -> Setokim:
     """Write a run's Setokim as one folder with everything it needs; adapters (LoRA) are merged into the weights.
 
     Args:
-        checkpoint: a run's folder, whose newest good checkpoint is taken, or one checkpoint's.
+        checkpoint: a run, whose newest good checkpoint is taken, or a checkpoint, as ``setok.checkpoint.resolve`` takes it.
         folder: where config.json, weights, language model, tokenizers and model card go.
 
     Returns:

@@ -57,7 +57,7 @@ def estimate_memory(config: TrainConfig, parts: list[Part]) -> Memory:
 
     ZeRO also keeps an fp32 copy of the worker's share of the weights, which counts as the optimizer's.
     """
-    sharded = config.scaling.num_workers > 0 and config.scaling.engine == "deepspeed"
+    sharded = config.scaling.max_workers > 0 and config.scaling.engine == "deepspeed"
     stage = config.deepspeed.zero_stage if sharded else 0
     workers = config.num_ranks
     total = sum(part.parameters for part in parts)

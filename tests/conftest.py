@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
 from tests import checks
+from tests.s3_faults import S3Faults
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 20_240_607
@@ -24,6 +32,10 @@ install_import_hook("setok", f"{checks.__name__}.typechecked")
 
 # Workers of a Ray test would otherwise take all cores each.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# Before any Ray starts, whose workers download what tests keep in buckets.
+os.environ["SETOK_CACHE"] = tempfile.mkdtemp(prefix="setok-cache-")
+atexit.register(shutil.rmtree, os.environ["SETOK_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,26 +82,46 @@ def realdata() -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_query() -> Iterator[str]:
-    """The query that leads an ``s3://`` address to a server on this machine, which keeps what it is given in memory."""
+def s3_server() -> Iterator[ThreadedMotoServer]:
+    """A server on this machine that speaks S3 and keeps what it is given in memory."""
     server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    yield f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_query(s3_server: ThreadedMotoServer) -> str:
+    """The query that leads an ``s3://`` address to the server."""
+    host, port = s3_server.get_host_and_port()
+    return f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+
+
+@pytest.fixture
+def s3_faults(s3_server: ThreadedMotoServer) -> Iterator[S3Faults]:
+    """What the server may be told to do wrong, as long as the test lasts."""
+    server = s3_server._server
+    sound = server.app
+    server.app = faults = S3Faults(sound)
+    yield faults
+    server.app = sound
 
 
 @pytest.fixture
 def s3_folder(s3_query: str, request: pytest.FixtureRequest) -> str:
     """An address in a bucket of the test's own, with credentials, as ``setok.data.storage`` takes it."""
+    return bucket("b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12], s3_query)
+
+
+def bucket(name: str, query: str) -> str:
+    """An address in a new bucket."""
     from pyarrow import fs
 
-    bucket = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
-    address = f"s3://key:secret@{bucket}/sets/one{s3_query}"
+    address = f"s3://key:secret@{name}/sets/one{query}"
     filesystem, _ = fs.FileSystem.from_uri(address + "&allow_bucket_creation=true")
-    filesystem.create_dir(bucket)
+    filesystem.create_dir(name)
     return address
 
 

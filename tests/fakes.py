@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from setok.batch import ImageTextBatch, LossOutput, StepContext
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig, build
+from setok.data.plan import positions_of, rank_slots
 from setok.optim import build_optimizer
 
 SIZE = 8
@@ -90,14 +92,15 @@ def build_stage(config: TrainConfig) -> FakeStage:
 
 def picture(index: int) -> Tensor:
     """Sample number ``index``: uint8 ``[3, SIZE, SIZE]``, the same wherever it is made."""
-    generator = torch.Generator().manual_seed(1000 + index)
+    generator = torch.Generator().manual_seed(1000 + max(0, index))
     return torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
 
 
 def batch_of(indices: Sequence[int]) -> ImageTextBatch:
+    """Samples of these numbers; those below 0 are padding."""
     return ImageTextBatch(
-        pixel_values=torch.stack([picture(i) for i in indices]),
-        valid=torch.tensor([i % 7 != 3 for i in indices]),
+        pixel_values=torch.stack([picture(i) * (i >= 0) for i in indices]),
+        valid=torch.tensor([i >= 0 and i % 7 != 3 for i in indices]),
         concepts=tuple(() for _ in indices),
         ids=tuple(str(i) for i in indices),
     )
@@ -113,12 +116,15 @@ class FakeBatches:
 
     def __iter__(self) -> Iterator[list[ImageTextBatch]]:
         train, accumulation = self.config.train, self.config.gradient_accumulation_steps
+        slots = rank_slots(
+            self.rank,
+            num_workers=self.config.num_ranks,
+            global_batch_size=train.global_batch_size,
+            micro_batch_size=train.micro_batch_size,
+        )
         for step in range(self.step, train.steps):
-            first = step * train.global_batch_size + self.rank * accumulation * train.micro_batch_size
-            yield [
-                batch_of(range(first + m * train.micro_batch_size, first + (m + 1) * train.micro_batch_size))
-                for m in range(accumulation)
-            ]
+            positions = positions_of(np.array([step]), slots, global_batch_size=train.global_batch_size)
+            yield [batch_of(part) for part in positions.reshape(accumulation, -1).tolist()]
 
 
 def train_steps(stage: FakeStage, engines: Mapping[str, Any], first: int, last: int, *, rank: int) -> list[float]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from setok import checkpoint
 from setok.config import TrainConfig, build
+from setok.data.word_tokenizer import build_word_tokenizer
+from setok.stages import SetokimTask
 from tests.sequences import Picture, Point, Say, setok_config, setokim_config, square
 
 ROOM = 8
@@ -37,6 +42,28 @@ def tree(words: Path, **changes: Any) -> dict[str, Any]:
 
 def config_of(words: Path, **changes: Any) -> TrainConfig:
     return build(TrainConfig, tree(words, **changes))
+
+
+def write_run(folder: Path, text: str, **changes: Any) -> Path:
+    """A run of random weights whose tokenizer has the words of a text; asked without wordings of ours."""
+    build_word_tokenizer([text], folder / "words")
+    config = config_of(
+        folder / "words",
+        output_dir=str(folder),
+        sequence__instructions="none",
+        sequence__chat={"template": "plain"},
+        sequence__short_answer=False,
+        **changes,
+    )
+    torch.manual_seed(0)
+    task = SetokimTask(config)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    state = checkpoint.TrainerState(step=1, samples=0, world_size=1)
+    checkpoint.save(config.run_dir, config, {"model": checkpoint.copy_weights(task)}, {}, state)
+    return config.run_dir
 
 
 def samples() -> list[Sample]:

@@ -24,6 +24,7 @@ from ray_jobs import launch
 from ray_jobs.evaluation.files import METRICS
 from ray_jobs.evaluation.setokim_files import ANSWERS, EXAMPLES, write_lines
 from ray_jobs.evaluation.setokim_replica import EXAMPLE, ROW, SetokimReplica, SetokimTask
+from setok import checkpoint
 from setok.config import EvaluateConfig
 from setok.data.images import mask_map
 from setok.data.schema import Record
@@ -59,10 +60,30 @@ def measure(
     Raises:
         DataError: the set has no record that can be asked.
     """
+    task = task_of(config, path=path, image_size=image_size, num_rows=num_rows, mean_image=mean_image)
+    rows, examples = _ask_all(config, task, num_rows, cpus)
+    figures = summarise(rows)
+    if not figures:
+        raise DataError(
+            f"data set {config.data!r} has nothing to ask",
+            f"use a set with records of: {', '.join(task.tasks)}",
+        )
+    figures["num_skipped"] = sum(row["task"] == "unreadable" for row in rows)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / METRICS).unlink(missing_ok=True)
+    write_lines(config.run_dir / ANSWERS, rows)
+    write_lines(config.run_dir / EXAMPLES, examples)
+    return figures
+
+
+def task_of(
+    config: EvaluateConfig, *, path: Path, image_size: int, num_rows: int, mean_image: np.ndarray | None
+) -> SetokimTask:
+    """What every replica must know; arguments as of ``measure``."""
     train = config.train_data or config.data
     drawn = np.random.default_rng(config.seed).permutation(num_rows)[: config.num_pictures]
-    task = SetokimTask(
-        path=str(path),
+    return SetokimTask(
+        path=checkpoint.pin(config.checkpoint, path),
         data=config.data,
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
@@ -83,19 +104,6 @@ def measure(
         batch_size=config.batch_size,
         num_threads=max(1, (os.cpu_count() or 1) // config.num_replicas),
     )
-    rows, examples = _ask_all(config, task, num_rows, cpus)
-    figures = summarise(rows)
-    if not figures:
-        raise DataError(
-            f"data set {config.data!r} has nothing to ask",
-            f"use a set with records of: {', '.join(task.tasks)}",
-        )
-    figures["num_skipped"] = sum(row["task"] == "unreadable" for row in rows)
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    (config.run_dir / METRICS).unlink(missing_ok=True)
-    write_lines(config.run_dir / ANSWERS, rows)
-    write_lines(config.run_dir / EXAMPLES, examples)
-    return figures
 
 
 def things_of(folder: str, num_rows: int) -> tuple[str, ...]:

@@ -224,6 +224,8 @@ def _stage_facts(curves: Sequence[Curve], config: Mapping[str, Any]) -> Facts:
     workers = _at(config, "scaling.num_workers")
     if isinstance(workers, int):
         facts.append(("Workers", f"{workers}" if workers else "1, without Ray"))
+    elif isinstance(workers, list):
+        facts.append(("Workers", " to ".join(map(str, workers))))
     if known.get("perf/train_seconds"):
         facts.append(("Training", duration(max(known["perf/train_seconds"]))))
     for name, label, unit, factor in (

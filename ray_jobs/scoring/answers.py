@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,10 @@ def score_aokvqa(given: Given) -> Figures:
 
 
 def score_gqa(given: Given) -> Figures:
-    """GQA: all balanced questions are needed; others are used for consistency where they are predicted."""
+    """GQA: all balanced questions are needed; others are used for consistency where they are predicted.
+
+    With ``choices``, validity and plausibility as well; every balanced question must have its own there.
+    """
     what = "the official questions {questionId: {answer, …}}"
     tree = read_object(given.truth, what)
     truth = checked(
@@ -169,10 +172,25 @@ def score_gqa(given: Given) -> Figures:
     balanced = [question for question, row in truth.items() if row.get("isBalanced", True)]
     compare_ids(rows, balanced, complaints, known=truth)
     complaints.settle()
+    choices = {} if given.choices is None else _choices(given.choices, balanced)
     scores = GqaScores()
     for question, row in rows.items():
-        scores.update(question, row["prediction"], truth[question])
+        scores.update(question, row["prediction"], truth[question], choices.get(question))
     return scores.compute()
+
+
+def _choices(path: Path, balanced: Sequence[str]) -> Mapping[str, Mapping[str, frozenset[str]]]:
+    """The valid and the plausible answers of the balanced questions."""
+    what = "the official choices {questionId: {valid: [answer], plausible: [answer]}}"
+    tree = read_object(path, what)
+    lacking = [question for question in balanced if question not in tree]
+    if lacking:
+        raise DataError(
+            f"{path} has no choices for {len(lacking)} balanced question(s), such as {lacking[0]}",
+            "give the questions and the choices of one split",
+        )
+    kinds = ("valid", "plausible")
+    return checked(path, what, lambda: {q: {kind: frozenset(tree[q][kind]) for kind in kinds} for q in balanced})
 
 
 def score_pope(given: Given) -> Figures:

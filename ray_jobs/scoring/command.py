@@ -16,7 +16,7 @@ from ray_jobs.scoring.files import Given
 from ray_jobs.scoring.tasks import TASKS, Task
 from setok.errors import ConfigError, did_you_mean
 
-_OPTIONS = ("questions", "split", "meteor", "lpips", "inception", "variant", "clip", "dino")
+_OPTIONS = ("questions", "choices", "split", "meteor", "lpips", "inception", "variant", "clip", "dino")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--annotations", type=Path, metavar="F", help="the official annotations")
     parser.add_argument(
         "--questions", type=Path, metavar="F", help="vqav2, okvqa: only the questions of this official file"
+    )
+    parser.add_argument(
+        "--choices", type=Path, metavar="F", help="gqa: the official *_choices.json, for validity and plausibility"
     )
     parser.add_argument("--split", help="scienceqa (default test) and refcoco: which split of the annotations")
     parser.add_argument(

@@ -24,6 +24,7 @@ class Given:
     predictions: Path
     annotations: Path | None = None
     questions: Path | None = None
+    choices: Path | None = None
     split: str | None = None
     lpips: Path | None = None
     inception: Path | None = None

@@ -77,10 +77,11 @@ TASKS: dict[str, Task] = {
     ),
     "gqa": Task(
         predictions=answers.GQA,
-        annotations="testdev_balanced_questions.json, or *_all_questions.json for consistency",
+        annotations="testdev_balanced_questions.json, or *_all_questions.json for consistency; --choices for validity",
         score=answers.score_gqa,
-        headline=("accuracy", "consistency"),
+        headline=("accuracy", "consistency", "validity", "plausibility", "distribution"),
         scorer="official GQA evaluation (exact match), percent; containment is not official",
+        options=frozenset({"choices"}),
     ),
     "pope": Task(
         predictions=answers.POPE,

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+from jaxtyping import Int64
 
 from ray_jobs.training.dataset import DataSpec, open_decoder, setok_error
 from ray_jobs.training.packs import Packing
 from setok.config import TrainConfig
 from setok.data.decode import Columns
 from setok.data.packer import TOO_LONG
+from setok.data.plan import positions_of, rank_slots
 from setok.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
@@ -52,6 +54,12 @@ class TrainingBatches(Generic[Batch]):
         self._columns = iter(columns)
         self._collate = collate
         self._config, self._rank, self._start_step = config, rank, start_step
+        self._slots = rank_slots(
+            rank,
+            num_workers=config.num_ranks,
+            global_batch_size=config.train.global_batch_size,
+            micro_batch_size=config.train.micro_batch_size,
+        )
         self.wait_seconds = 0.0
         """Seconds that the loop has waited for data so far."""
         self.num_samples = 0
@@ -90,18 +98,17 @@ class TrainingBatches(Generic[Batch]):
 
     def _check_order(self, columns: Mapping[str, Any], step: int, index: int) -> None:
         train = self._config.train
-        share = train.global_batch_size // self._config.num_ranks
-        first = step * train.global_batch_size + self._rank * share + index * train.micro_batch_size
+        slots = self._slots[index * train.micro_batch_size : (index + 1) * train.micro_batch_size]
+        expected = positions_of(np.array([step]), slots, global_batch_size=train.global_batch_size)[0]
         got, steps = np.asarray(columns["position"]), np.asarray(columns["global_step"])
         if (steps != step).any():
             found = f"step {sorted(set(steps.tolist()))}"
-        elif not np.array_equal(got, np.arange(first, first + train.micro_batch_size)):
+        elif not np.array_equal(got, expected):
             found = f"positions {got[:4].tolist()}… ({len(got)})"
         else:
             return
         raise TrainingError(
-            f"rank {self._rank} expected step {step}, positions {first} to {first + train.micro_batch_size - 1},"
-            f" and the data gave {found}",
+            f"rank {self._rank} expected step {step}, positions {_range(expected)}, and the data gave {found}",
             "start the run again: it resumes at its last checkpoint; if that does not help, report it with the config",
         )
 
@@ -123,11 +130,19 @@ class TrainingBatches(Generic[Batch]):
 
 
 def _samples(columns: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Id and error ("" where there is none) of every sample, of which a packed row has a JSON list."""
-    names, errors = ([str(text) for text in columns[name]] for name in ("id", "error"))
+    """Id and error ("" where there is none) of every sample, of which a packed row has a JSON list; not of padding."""
+    real = np.flatnonzero(np.asarray(columns["position"]) >= 0)
+    names, errors = ([str(columns[name][row]) for row in real] for name in ("id", "error"))
     if "valid" in columns:
         return names, errors
     return [name for row in names for name in json.loads(row)], [error for row in errors for error in json.loads(row)]
+
+
+def _range(positions: Int64[np.ndarray, " n"]) -> str:
+    """Positions of a micro-batch, as text."""
+    real = positions[positions >= 0]
+    padding = f"{len(positions) - len(real)} of padding" if len(real) < len(positions) else ""
+    return " and ".join(([f"{real[0]} to {real[-1]}"] if len(real) else []) + ([padding] if padding else []))
 
 
 def _images(columns: Mapping[str, Any]) -> ImageTextBatch:
@@ -187,8 +202,8 @@ def _local(
 ) -> TrainingBatches[Batch]:
     decoder = open_decoder(spec)
     size = config.train.micro_batch_size
-    starts = range(spec.start_step * spec.global_batch_size, spec.stop_step * spec.global_batch_size, size)
-    micro_batches = (decoder.read(np.arange(start, start + size)) for start in starts)
+    blocks = (spec.block_positions(number) for number in range(spec.num_blocks))
+    micro_batches = (decoder.read(part) for block in blocks for part in block.reshape(-1, size))
     return TrainingBatches(
         _read_ahead(micro_batches, depth=_PREFETCH), config, collate, rank=0, start_step=spec.start_step
     )

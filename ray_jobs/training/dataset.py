@@ -2,8 +2,9 @@
 
 One block carries ``steps_per_block`` steps of one rank. With ``preserve_order`` Ray hands block ``b`` to rank
 ``b mod W`` as long as blocks have equal numbers of rows. So every rank finds the steps in order, and the ranks' parts
-of a step make up the plan's global batch, whatever the number of workers and wherever the run starts. Every row carries
-its step and position, and the loop's iterator refuses any other than the expected ones.
+of a step make up the plan's global batch, whatever the number of workers and wherever the run starts. Where it does not
+come out even, rows of padding make the ranks' parts equal. Every row carries its step and position, and the loop's iterator
+refuses any other than the expected ones.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from ray_jobs.training.packs import PackBuilder, Packing, build_packs, count_packs, packed_plan
-from setok.config import AugmentConfig, TrainConfig
+from setok.config import AugmentConfig, DataConfig, TrainConfig
 from setok.data.augment import Augmenter
-from setok.data.decode import STORED_COLUMNS, Columns, decode_rows
+from setok.data.decode import STORED_COLUMNS, Columns, decode_rows, padding_columns
 from setok.data.images import configure_opencv
-from setok.data.plan import Plan, block_positions, num_blocks
+from setok.data.plan import Plan, block_positions, num_blocks, step_of
 from setok.data.schema import Manifest
 from setok.data.shards import DEFAULT_CACHE_BYTES, ShardReader
 from setok.data.storage import Storage
@@ -62,6 +63,7 @@ class DataSpec:
     steps_per_block: int
     num_workers: int
     global_batch_size: int
+    micro_batch_size: int
 
     @classmethod
     def of(cls, config: TrainConfig, *, start_step: int, num_workers: int, packing: Packing | None = None) -> DataSpec:
@@ -97,6 +99,7 @@ class DataSpec:
             steps_per_block=config.data.steps_per_block,
             num_workers=num_workers,
             global_batch_size=config.train.global_batch_size,
+            micro_batch_size=config.train.micro_batch_size,
         )
         return spec._checked()
 
@@ -150,6 +153,7 @@ class DataSpec:
             steps_per_block=self.steps_per_block,
             num_workers=self.num_workers,
             global_batch_size=self.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
         )
 
 
@@ -182,17 +186,25 @@ class Decoder(ABC):
         return self.read(self.spec.block_positions(number))
 
     def read(self, positions: Int64[np.ndarray, " n"]) -> Columns:
-        """The rows at these positions, with ``position`` and ``global_step`` (int64).
+        """The rows at these positions, with ``position`` and ``global_step`` (int64); padding where they are negative.
 
         Raises:
             DataError: a set is not the one that the run was started with, or cannot be read.
         """
-        columns = self._decoded(positions)
-        return columns | {"position": positions, "global_step": positions // self.spec.global_batch_size}
+        padding = positions < 0
+        columns = self._decoded(positions[~padding])
+        if padding.any():
+            columns = _filled_up(columns, self._padding(), padding)
+        steps = step_of(positions, global_batch_size=self.spec.global_batch_size)
+        return columns | {"position": positions, "global_step": steps}
 
     @abstractmethod
     def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
         """What the rows at these positions hold."""
+
+    @abstractmethod
+    def _padding(self) -> Columns:
+        """One row that takes no part in training."""
 
     def _stored(self, source: Int32[np.ndarray, " n"], row: Int64[np.ndarray, " n"]) -> pa.Table:
         owners = [np.flatnonzero(source == index) for index in range(len(self.readers))]
@@ -220,6 +232,9 @@ class ImageDecoder(Decoder):
             epochs=epoch,
         )
 
+    def _padding(self) -> Columns:
+        return padding_columns(image_size=self.spec.image_size, fit_multiple=self.spec.fit_multiple)
+
 
 class PackDecoder(Decoder):
     """Every row is a pack of samples, as a ``PackBuilder`` makes it; positions count packs."""
@@ -232,6 +247,22 @@ class PackDecoder(Decoder):
 
     def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
         return build_packs(self._builder, self.packs, positions, self._stored)
+
+    def _padding(self) -> Columns:
+        return self._builder.build([[]])
+
+
+def _filled_up(columns: Columns, blank: Columns, padding: Bool[np.ndarray, " n"]) -> Columns:
+    """The rows in order, with the one row of ``blank`` wherever there is padding."""
+    index = np.where(padding, -1, np.cumsum(~padding) - 1)
+    filled: Columns = {}
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray):
+            filled[name] = np.concatenate([values, blank[name]])[index]
+        else:
+            rows = [*values, *blank[name]]
+            filled[name] = [rows[at] for at in index.tolist()]
+    return filled
 
 
 def open_decoder(spec: DataSpec) -> Decoder:
@@ -249,7 +280,7 @@ def check_block_size(config: TrainConfig, *, num_workers: int) -> None:
         ConfigError: naming the largest ``data.steps_per_block`` that fits.
     """
     side = config.model.image_size
-    samples = config.train.global_batch_size // num_workers
+    samples = config.with_workers(num_workers).gradient_accumulation_steps * config.train.micro_batch_size
     step_bytes = samples * (3 * side * side + _OTHER_BYTES)
     fits = MAX_BLOCK_BYTES // step_bytes
     if config.data.steps_per_block <= fits:
@@ -279,20 +310,25 @@ def training_dataset(
         ConfigError: blocks would be too large, or the capped sets have too few samples for all steps.
         DataError: a set is missing; see ``DataSpec.of`` for packs.
     """
+    if packing is None:
+        check_block_size(config, num_workers=num_workers)
+    spec = DataSpec.of(config, start_step=start_step, num_workers=num_workers, packing=packing)
+    return planned_dataset(spec, config.data)
+
+
+def planned_dataset(spec: DataSpec, config: DataConfig) -> ray.data.Dataset:
+    """The dataset that a spec describes."""
     import ray.data
 
     context = data_context()
-    if packing is None:
-        check_block_size(config, num_workers=num_workers)
-    else:
+    if spec.packing is not None:
         context.target_max_block_size = None  # packs differ in size: no block is cut, whatever the size
-    spec = DataSpec.of(config, start_step=start_step, num_workers=num_workers, packing=packing)
-    blocks = max(num_workers, spec.num_blocks)  # past the last step: empty blocks, because Ray cannot split nothing
+    blocks = max(spec.num_workers, spec.num_blocks)  # past the last step: empty ones, since Ray cannot split nothing
     with ray.data.DataContext.current(context):
         return ray.data.read_datasource(
             _blocks_of(spec, blocks),
-            num_cpus=config.data.decode_cpus,
-            concurrency=config.data.decode_workers,
+            num_cpus=config.decode_cpus,
+            concurrency=config.decode_workers,
             override_num_blocks=blocks,
         )
 
@@ -350,14 +386,6 @@ def data_context() -> ray.data.DataContext:
     context.target_max_block_size = MAX_BLOCK_BYTES
     context.raise_original_map_exception = True  # else Ray hands on the text of an error, not the error
     return context
-
-
-def training_data_config() -> ray.train.DataConfig:
-    """How Ray Train hands the dataset to the workers: in order."""
-    import ray.data
-    import ray.train
-
-    return ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True))
 
 
 def setok_error(error: BaseException | None) -> SetokError | None:

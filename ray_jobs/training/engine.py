@@ -4,7 +4,8 @@ A module's loss is a *share*: summed over all micro-batches and ranks it is the 
 over micro-batches and ranks, whatever their library does by default.
 
 What is checked before an update, on every rank at the same step: the loss summed over micro-batches and ranks, and the norm
-of the summed gradient. A ``TrainingError`` about either means that no parameter has changed.
+of the summed gradient. A ``NotFiniteError`` about either means that no parameter and no optimizer state has changed, and
+that the engine has forgotten the step's gradient: the next step may follow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,7 +25,7 @@ from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import copy_weights
 from setok.collectives import all_reduce_sum, world_size
 from setok.config import TrainConfig
-from setok.errors import CheckpointError, TrainingError
+from setok.errors import CheckpointError, NotFiniteError
 
 BUCKET_ELEMENTS = 25_000_000
 """Gradients travel in messages of at most about this many numbers."""
@@ -62,11 +63,12 @@ class Engine(ABC):
             The norm of the global gradient, before clipping.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite; no parameter has changed.
+            NotFiniteError: the loss or the gradient is not finite; nothing has changed, and the gradient is forgotten.
         """
         self.loss = all_reduce_sum(torch.stack(self._losses).double().sum()).item()
         self._losses.clear()
         if not math.isfinite(self.loss):
+            self._drop()
             raise _not_finite(f"the loss of the {self.name} is {self.loss}", step)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * learning_rate_factor
@@ -81,6 +83,15 @@ class Engine(ABC):
         A collective over all ranks.
         """
         return nullcontext()
+
+    def copy_buffers(self) -> list[Tensor]:
+        """What the forward pass itself changes, such as running statistics, for ``restore_buffers``."""
+        return [buffer.clone() for buffer in self.module.buffers()]
+
+    def restore_buffers(self, buffers: Sequence[Tensor]) -> None:
+        """Take back what forward passes did to the buffers since ``copy_buffers``."""
+        for buffer, kept in zip(self.module.buffers(), buffers, strict=True):
+            buffer.copy_(kept)
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -111,7 +122,11 @@ class Engine(ABC):
 
     @abstractmethod
     def _update(self) -> float | None:
-        """Update and return the gradient norm; if that is not finite or ``None``, without having changed anything."""
+        """Update, forget the gradient and return its norm; if that is not finite or ``None``, without an update."""
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """Forget the gradient of the micro-batches since the last step; a collective over all ranks."""
 
     def _by_parameter(self, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
         """State names of every trainable parameter that ``state`` has something of, checked against the module."""
@@ -155,8 +170,11 @@ class TorchEngine(Engine):
         norm = clip_gradients(self.trainable.values(), self._max_grad_norm)
         if math.isfinite(norm):
             self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._drop()
         return norm
+
+    def _drop(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _sum_gradients(self) -> None:
         if world_size() == 1:
@@ -252,8 +270,9 @@ def this_rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def _not_finite(what: str, step: int) -> TrainingError:
-    return TrainingError(
+def _not_finite(what: str, step: int) -> NotFiniteError:
+    return NotFiniteError(
         f"step {step}: {what}; the weights were not changed by it",
-        "lower optim.learning_rate or optim.max_grad_norm, or train in fp32; the run resumes from its newest checkpoint",
+        "lower optim.learning_rate or optim.max_grad_norm, or train in fp32; if single samples are to blame (see"
+        " skipped.jsonl in the run's folder), set train.on_non_finite=skip; the run resumes from its newest checkpoint",
     )

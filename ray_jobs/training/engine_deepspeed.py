@@ -34,7 +34,7 @@ class DeepSpeedEngine(Engine):
     """DeepSpeed with ZeRO stage 0 to 3 in fp32; lower precision is the module's own autocast.
 
     The module's weights must be in place before; the process group must exist. In stages 1 to 3 DeepSpeed clips, checks the
-    norm and passes over an update whose norm is not finite, which becomes a ``TrainingError`` here. In stage 0 it would
+    norm and passes over an update whose norm is not finite, which becomes a ``NotFiniteError`` here. In stage 0 it would
     not check, so this class clips and checks in its place.
     """
 
@@ -79,11 +79,26 @@ class DeepSpeedEngine(Engine):
             norm = clip_gradients(self.trainable.values(), self._max_grad_norm)
             if math.isfinite(norm):
                 self._engine.step()
+            else:
+                self._drop()
             return norm
         self._engine.step()
         if not self._engine.was_step_applied():
             return None
         return float(self._engine.get_global_grad_norm())
+
+    def _drop(self) -> None:
+        if self._stage == 0:
+            self._engine.zero_grad()
+            return
+        # DeepSpeed's only way to forget the parts of a gradient is to find its norm impossible.
+        norm = "scaled_global_norm" if self._stage < 3 else "_get_norm_groups"
+        nan = torch.tensor(math.nan, device=self._engine.device)
+        setattr(self._optimizer, norm, lambda: nan if self._stage < 3 else [nan])
+        try:
+            self._engine.step()
+        finally:
+            delattr(self._optimizer, norm)
 
     def named_state(self, rank: int, world: int) -> dict[str, Tensor]:
         if self._stage == 0:

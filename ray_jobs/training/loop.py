@@ -11,18 +11,24 @@ from pathlib import Path
 
 import torch
 
+from ray_jobs.training import memory
 from ray_jobs.training.engine import Engine, build_engine
-from ray_jobs.training.machine import WorkerContext
+from ray_jobs.training.machine import WorkerContext, limit_collectives
+from ray_jobs.training.pulse import Pulse
 from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.run_log import RunLog
-from ray_jobs.training.saving import is_due, save
+from ray_jobs.training.sample_log import SampleLog
+from ray_jobs.training.saving import Saver, is_due
+from ray_jobs.training.skipping import Skips
+from ray_jobs.training.start_times import StartTimes
 from setok import checkpoint
 from setok.batch import Batch, LossOutput, StepContext
 from setok.checkpoint import OptimizerState, TrainerState
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
+from setok.data.plan import rank_slots
 from setok.ema import WeightAverage
-from setok.errors import CheckpointError, DataError, TrainingError
+from setok.errors import DataError
 from setok.optim import learning_rate_factor
 from setok.stages import Stage, build_stage, load_initial_weights
 
@@ -31,66 +37,110 @@ def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
     """Train from the run's newest good checkpoint, if there is one, to the end or until a stop is asked for.
 
     Raises:
-        TrainingError: loss or gradient is not finite, or memory is exhausted.
+        NotFiniteError: a loss or gradient is not finite, and the config does not allow to leave the update out.
+        TrainingError: memory is exhausted.
         DataError: the data ends early or too much of it is bad.
         CheckpointError: the checkpoint is of another model, or cannot be written.
     """
+    times = StartTimes(config, worker)
     set_up_process(config, worker)
+    with open_pulse(config, worker) as pulse, memory.explained(config, pulse, rank=worker.rank):
+        train_steps(config, worker, pulse, times)
+
+
+def open_pulse(config: TrainConfig, worker: WorkerContext) -> Pulse:
+    """This rank's sign of life; stacks are left by those that could hang, well before the others give up on them."""
+    stall = config.scaling.collective_timeout_s / 2 if worker.world_size > 1 else None
+    return Pulse(
+        config.run_dir, rank=worker.rank, world_size=worker.world_size, device=worker.device, stall_seconds=stall
+    )
+
+
+def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse, times: StartTimes) -> None:
+    """Train from the newest checkpoint to the end, saying at every turn what is being done."""
     start = agree_on_start(config, worker)
     state = checkpoint.read_state(start) if start else TrainerState(step=0, samples=0, world_size=worker.world_size)
     stage, engines = build(config, worker, start)
     average = build_average(config, worker, engines, start)
     batches = worker.batches(state.step)
     fetch = iter(batches)
-    with RunLog(config, worker, state) as log:
+    skips = Skips.of(config, worker, state)
+    times.mark("built")
+    with (
+        RunLog(config, worker, state, skips, pulse) as log,
+        SampleLog(config, worker, state.step) as samples,
+        Saver(config, worker) as saver,
+    ):
         requests = Requests(config, worker, state.step)
         request = requests.after(state.step)
-        for step in range(state.step, config.train.steps):
+        for step in range(first := state.step, config.train.steps):
             if request is Request.STOP:
                 break
-            seed_step(config.seed, step, worker.rank)
+            pulse.enter("waiting for data", step)
             micro_batches = [batch.to(worker.device) for batch in next(fetch, [])]
+            times.mark("data")
             check_number(micro_batches, config, step)
+            pulse.enter("preparing", step)
             with engines["model"].whole(stage.prepares_with):
                 contexts = stage.prepare(micro_batches, step=step)
+            seeds = seeds_of(config, step, worker.rank)
             factor = learning_rate_factor(step, config)
             outputs: dict[str, list[LossOutput]] = {}
             norms: dict[str, float] = {}
-            for name, engine in engines.items():
-                if stage.is_active(name, step):
-                    outputs[name] = take_turn(engine, micro_batches, contexts)
-                    norms[name] = engine.step(factor, step=step)
-            if average is not None:
+            with skips.guard(step, engines, micro_batches, outputs):
+                for name, engine in engines.items():
+                    if stage.is_active(name, step):
+                        outputs[name] = take_turn(engine, micro_batches, contexts, seeds, pulse)
+                        pulse.enter("update", step)
+                        norms[name] = engine.step(factor, step=step)
+            if average is not None and "model" in norms:
                 average.update(step)
+            if step == first:
+                limit_collectives(config.scaling.collective_timeout_s)
             done = step + 1
-            state = TrainerState(
-                step=done,
-                samples=done * config.train.global_batch_size,
-                world_size=worker.world_size,
-                counters={"train_seconds": log.train_seconds},
-            )
+            times.mark("step", done)
+            pulse.enter("logging", done)
             log.step(done, engines, outputs, norms, factor, batches)
+            samples.step(done, micro_batches, engines["model"].loss)
             if done == 1 or done % config.train.image_every == 0 or done == config.train.steps:
                 log.picture(done, micro_batches, outputs)
             request = requests.after(done)
             if is_due(config, done) or request is not Request.GO_ON:
+                pulse.enter("saving", done)
                 log.phase("saving", done)
-                save(config, worker, engines, state, average)
+                log.flush()
+                state = TrainerState(
+                    step=done,
+                    samples=done * config.train.global_batch_size,
+                    world_size=worker.world_size,
+                    counters=log.counters(batches),
+                    metrics=log.metrics,
+                )
+                saver.save(engines, state, average)
+                log.note(saver.seconds)
+                if worker.validate is not None and config.validates(done):
+                    pulse.enter("evaluating", done)
+                    log.phase("evaluating", done)
+                    saver.wait()
+                    worker.validate(done)
 
 
-def take_turn(engine: Engine, micro_batches: Sequence[Batch], contexts: Sequence[StepContext]) -> list[LossOutput]:
-    """Forward and backward over all micro-batches of a step."""
+def take_turn(
+    engine: Engine,
+    micro_batches: Sequence[Batch],
+    contexts: Sequence[StepContext],
+    seeds: Sequence[int],
+    pulse: Pulse,
+) -> list[LossOutput]:
+    """Forward and backward over all micro-batches of a step; each with the random numbers of its seed."""
     outputs = []
-    try:
-        for batch, context in zip(micro_batches, contexts, strict=True):
-            output = engine(batch, context)
-            engine.backward(output.loss)
-            outputs.append(output)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the device has not enough memory for a micro-batch of {len(micro_batches[0])} images: {error}",
-            "lower train.micro_batch_size, raise deepspeed.zero_stage, or set train.precision=bf16",
-        ) from error
+    for batch, context, seed in zip(micro_batches, contexts, seeds, strict=True):
+        torch.manual_seed(seed)
+        pulse.enter("forward", pulse.step)
+        output = engine(batch, context)
+        pulse.enter("backward", pulse.step)
+        engine.backward(output.loss)
+        outputs.append(output)
     return outputs
 
 
@@ -107,24 +157,31 @@ def set_up_process(config: TrainConfig, worker: WorkerContext) -> None:
     torch.manual_seed(config.seed)  # the same on all ranks: they must start from the same weights
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make whatever is random in a step a function of seed, step and rank, so that a resumed step repeats itself."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+def seeds_of(config: TrainConfig, step: int, rank: int) -> list[int]:
+    """A seed for each of a rank's micro-batches in a step.
+
+    It follows from the run's seed, the step and the micro-batch's place in the global batch, which do not depend on the
+    number of workers: a step repeats itself, dropout included, after a resume with fewer or more of them.
+    """
+    size = config.train.micro_batch_size
+    slots = rank_slots(
+        rank,
+        num_workers=config.num_ranks,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=size,
+    )
+    base = (config.seed * 1_000_003 + step) * 65_537
+    return [base + max(0, int(slot)) // size for slot in slots[::size]]  # padding has slot -1, and draws for nothing
 
 
 def agree_on_start(config: TrainConfig, worker: WorkerContext) -> Path | None:
     """The checkpoint to go on from, found by rank 0 for all."""
-    found = checkpoint.newest_good(config.run_dir) if worker.is_main else None
+    home = checkpoint.home_of(config)
+    found = checkpoint.newest_good(home) if worker.is_main else None
     step = int(all_reduce_sum(torch.tensor(checkpoint.step_of(found) if found else 0, device=worker.device)))
     if not step:
         return None
-    path = checkpoint.folder_of(config.run_dir, step)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"rank {worker.rank} does not see {path}, which rank 0 found",
-            "set output_dir to storage that all nodes share",
-        )
-    return path
+    return found or checkpoint.locate(home, step)
 
 
 def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tuple[Stage, dict[str, Engine]]:

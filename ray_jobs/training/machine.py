@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from setok.batch import Batch
 
@@ -36,6 +40,13 @@ class WorkerContext:
     """Tell Ray about the metrics; called on all ranks at the same steps."""
     nodes_to_go: Callable[[], frozenset[str]] = frozenset
     """Nodes of the run that are about to be taken away; called on all ranks at the same steps, and the same on all."""
+    validate: Callable[[int], None] | None = None
+    """Evaluate the checkpoint of a step, where this process does it itself."""
+
+    @property
+    def place(self) -> str:
+        """This rank, its node and process, as people look for them."""
+        return f"rank {self.rank} on {socket.gethostname()} (pid {os.getpid()})"
 
     @property
     def is_main(self) -> bool:
@@ -47,3 +58,13 @@ def barrier() -> None:
     """Wait for all ranks."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+
+
+def limit_collectives(seconds: float) -> None:
+    """Let collectives of all process groups fail after so long, DeepSpeed's own groups included.
+
+    Torch gives no public way to change the time of a group that exists.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for group in list(distributed_c10d._world.pg_map):
+            distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)

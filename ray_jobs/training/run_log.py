@@ -10,41 +10,60 @@ import torch
 from torch import Tensor
 
 from ray_jobs.progress import Progress, write_progress
+from ray_jobs.training import history
 from ray_jobs.training.engine import Engine
 from ray_jobs.training.machine import Batches, WorkerContext
-from ray_jobs.training.tracking import Tracker, open_trackers, picture_of
+from ray_jobs.training.pulse import Pulse
+from ray_jobs.training.skipping import Skips
+from ray_jobs.training.stragglers import StragglerGauge
+from ray_jobs.training.tracking import EvaluationFeed, Tracker, open_trackers, picture_of
 from setok.batch import Batch, LossOutput
-from setok.checkpoint import TrainerState
+from setok.checkpoint import Evaluations, TrainerState, home_of
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig
+from setok.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
 LOG_LINE_SECONDS = 60.0
+EVALUATIONS_SECONDS = 5.0
+"""Between two looks for what is known of checkpoints."""
 
 
 class RunLog:
     """Numbers, pictures and progress of a run. All ranks call it, since sums go over ranks; rank 0 writes."""
 
-    def __init__(self, config: TrainConfig, worker: WorkerContext, state: TrainerState) -> None:
+    def __init__(
+        self, config: TrainConfig, worker: WorkerContext, state: TrainerState, skips: Skips, pulse: Pulse
+    ) -> None:
         self._config, self._worker = config, worker
+        self._skips, self._pulse = skips, pulse
         self._start = state.step
         self._trackers: list[Tracker] = []
-        self._before = state.counters.get("train_seconds", 0.0)
+        self._before = {"train_seconds": 0.0, "bad_samples": 0.0} | dict(state.counters)
+        self._stragglers = StragglerGauge(worker, config.scaling.straggler_factor)
+        self._feed: EvaluationFeed | None = None
         self._began = self._window_began = time.perf_counter()
         self._window_step, self._window_wait = state.step, 0.0
-        self._shown = self._said = 0.0
+        self._shown = self._said = self._looked = 0.0
         self._latest: dict[str, float] = {}
         self._done = state.step
+        self._noted: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        """What was logged last, by its whole name; the same on all ranks."""
 
     def __enter__(self) -> RunLog:
         if self._worker.is_main:
             self._trackers = open_trackers(self._config, self._config.run_dir, self._start)
+            if self._config.validation is not None:
+                Evaluations(home_of(self._config)).forget_after(self._start)
+                self._feed = EvaluationFeed(self._config)
             self.phase("starting", self._start)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._take_evaluations(self._config.train.steps, at_once=True)
         for tracker in self._trackers:
             tracker.close()
         if kind is None:
@@ -53,7 +72,16 @@ class RunLog:
     @property
     def train_seconds(self) -> float:
         """Time spent in the loop, over restarts."""
-        return self._before + time.perf_counter() - self._began
+        return self._before["train_seconds"] + time.perf_counter() - self._began
+
+    def counters(self, batches: Batches) -> dict[str, float]:
+        """What a checkpoint keeps, so that a restart counts on; a collective over all ranks."""
+        own = {"train_seconds": self.train_seconds, "bad_samples": self._bad_samples(batches)}
+        return own | self._skips.counters
+
+    def _bad_samples(self, batches: Batches) -> float:
+        bad = torch.tensor(float(batches.num_bad), dtype=torch.float64, device=self._worker.device)
+        return self._before["bad_samples"] + float(all_reduce_sum(bad))
 
     def step(
         self,
@@ -64,23 +92,61 @@ class RunLog:
         factor: float,
         batches: Batches,
     ) -> None:
-        """Take note of a finished step, and log it if it is its turn."""
+        """Take note of a finished step, and log it if it is its turn; then it is a collective over all ranks.
+
+        Args:
+            done: optimizer steps that are done.
+            engines: of all modules.
+            outputs: by module, of this step's micro-batches.
+            norms: by module, of the updates that were made; others were left out.
+            factor: on the learning rate.
+            batches: where the data comes from.
+        """
         self._done = done
-        self._latest["loss"] = engines["model"].loss
+        if done == self._start + 1 and self._worker.is_main:
+            history.note_step(self._config.run_dir, resumed_from=self._start)
+        if "model" in norms:
+            self._latest["loss"] = engines["model"].loss
         if done % self._config.train.log_every == 0 or done == self._config.train.steps:
             metrics = self._timings(done, batches) | {"train/learning_rate": self._config.optim.learning_rate * factor}
-            for name in outputs:
+            metrics |= self._stragglers.look(*self._pulse.take_own_seconds())
+            for name in norms:
                 suffix = "" if name == "model" else f"{name}_"
                 metrics |= {f"train/{suffix}loss": engines[name].loss, f"train/{suffix}grad_norm": norms[name]}
                 metrics |= {f"train/{part}": value for part, value in _global_parts(outputs[name]).items()}
-            bad = torch.tensor(float(batches.num_bad), device=self._worker.device)
-            metrics["data/bad_samples"] = float(all_reduce_sum(bad))
+            metrics["data/bad_samples"] = self._bad_samples(batches)
+            metrics["train/skipped_updates"] = float(self._skips.total)
+            metrics |= self._noted
+            self._noted = {}
             for tracker in self._trackers:
                 tracker.scalars(metrics, done)
+            self._take_evaluations(done)
+            self.metrics = self.metrics | metrics
             self._latest |= {name.partition("/")[2]: value for name, value in metrics.items()}
             self._worker.report({"step": done, **metrics})
         if time.perf_counter() - self._shown > PROGRESS_SECONDS:
             self.phase("training", done)
+
+    def _take_evaluations(self, done: int, *, at_once: bool = False) -> None:
+        """Log what has become known of checkpoints, at their steps; that nothing can be read is no reason to end a run."""
+        if self._feed is None or not (at_once or time.perf_counter() - self._looked > EVALUATIONS_SECONDS):
+            return
+        self._looked = time.perf_counter()
+        try:
+            found = self._feed.new(done)
+        except (OSError, DataError) as error:
+            logger.warning("evaluations of checkpoints cannot be read: %s", error)
+            return
+        for step, metrics in found:
+            for tracker in self._trackers:
+                tracker.scalars(metrics, step)
+            logger.info(
+                "evaluated step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items())[:6])
+            )
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Numbers from elsewhere, for the next line that is logged."""
+        self._noted |= metrics
 
     def picture(self, done: int, micro_batches: Sequence[Batch], outputs: Mapping[str, list[LossOutput]]) -> None:
         """Log originals, token maps and reconstructions of the step's last micro-batch."""
@@ -90,6 +156,11 @@ class RunLog:
         if picture is not None:
             for tracker in self._trackers:
                 tracker.image("train/images", picture, done)
+
+    def flush(self) -> None:
+        """Have all that was logged on disk: what a checkpoint has passed is not logged again."""
+        for tracker in self._trackers:
+            tracker.flush()
 
     def phase(self, phase: str, done: int) -> None:
         """Tell people where the run stands."""

@@ -48,10 +48,8 @@ def stop_on_signal(run_dir: Path) -> Iterator[None]:
         name = signal.Signals(number).name
         error_console().print(f"{name}: saving after the running step, then stopping. Once more to end at once.")
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS if here}
     try:
         yield
     finally:

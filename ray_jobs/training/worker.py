@@ -6,19 +6,26 @@ In a module of its own, so that ``python -m ray_jobs.train`` hands Ray importabl
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
-from ray.data import Dataset
+from ray.data import DataIterator, ExecutionOptions
 from ray.train import UserCallback
 
 from ray_jobs.launch import setup_logging
-from ray_jobs.training import failure
+from ray_jobs.training import failure, history
 from ray_jobs.training.loop import train_loop
 from ray_jobs.training.machine import Batches, WorkerContext
 from setok import checkpoint
+from setok.config import DataConfig as DataSettings
 from setok.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from ray_jobs.training.dataset import DataSpec
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +37,9 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     from ray_jobs.training.batches import packed_worker_batches, worker_batches
     from ray_jobs.training.sequences import collate_of
 
-    config = settings["config"]
     setup_logging()
     context = ray.train.get_context()
+    config = settings["config"].with_workers(context.get_world_size())
     rank = context.get_world_rank()
 
     def batches(start_step: int) -> Batches:
@@ -50,6 +57,7 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
         report=ray.train.report,
         nodes_to_go=nodes_to_go,
     )
+    failure.clear_record(config.run_dir, rank=rank)
     try:
         train_loop(config, worker)
     except Exception as error:
@@ -64,19 +72,67 @@ def nodes_to_go() -> frozenset[str]:
 
 
 class TrainingData:
-    """Builds the data from where the newest good checkpoint stands; Ray calls it whenever a worker group starts."""
+    """Plans the data from where the newest good checkpoint stands; Ray calls it whenever a worker group starts.
+
+    Ray does not say here how many workers start, so this is no dataset yet: ``TrainingDataConfig`` makes it.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
 
-    def __call__(self) -> Dataset:
-        from ray_jobs.training.dataset import training_dataset
+    def __call__(self) -> DataSpec:
+        """All that the dataset needs, but for the number of workers; what the data cannot give is refused.
+
+        Raises:
+            ConfigError: blocks would be too large, or the capped sets have too few samples for all steps.
+            DataError: a set is missing.
+        """
+        from ray_jobs.training.dataset import DataSpec, check_block_size
         from ray_jobs.training.sequences import packing_of
 
-        found = checkpoint.newest_good(self._config.run_dir)
+        found = checkpoint.newest_good(checkpoint.home_of(self._config))
         start_step = checkpoint.step_of(found) if found else 0
-        workers, packing = self._config.scaling.num_workers, packing_of(self._config)
-        return training_dataset(self._config, start_step=start_step, num_workers=workers, packing=packing)
+        fewest, packing = self._config.scaling.min_workers, packing_of(self._config)
+        if packing is None:
+            check_block_size(self._config, num_workers=fewest)
+        return DataSpec.of(self._config, start_step=start_step, num_workers=fewest, packing=packing)
+
+
+class TrainingDataConfig(ray.train.DataConfig):
+    """Hands the dataset to the workers in order, made for as many of them as have started."""
+
+    def __init__(self, config: DataSettings) -> None:
+        super().__init__(execution_options=ExecutionOptions(preserve_order=True))
+        self._config = config
+
+    def configure(  # Ray hands through whatever TrainingData gave
+        self,
+        datasets: dict[str, DataSpec],
+        world_size: int,
+        worker_handles: list[ActorHandle] | None,
+        worker_node_ids: list[str] | None,
+        **later: Any,
+    ) -> list[dict[str, DataIterator]]:
+        """One shard of the dataset for every worker."""
+        from ray_jobs.training.dataset import planned_dataset
+
+        made = {
+            name: planned_dataset(replace(spec, num_workers=world_size), self._config)
+            for name, spec in datasets.items()
+        }
+        return super().configure(made, world_size, worker_handles, worker_node_ids, **later)
+
+
+class NoteFailures(UserCallback):
+    """Writes every break-down into the run's history, before Ray starts the workers anew."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._run_dir = config.run_dir
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Find the first cause among what the workers raised."""
+        error = next(iter(worker_exceptions.values()))
+        history.note_failure(self._run_dir, failure.find_cause(self._run_dir, error, worker_exceptions))
 
 
 class StopForGood(UserCallback):

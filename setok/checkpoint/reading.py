@@ -9,8 +9,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from setok.checkpoint.finding import AVERAGE, CONFIG, MODEL, TRAINER
+from setok.checkpoint.finding import AVERAGE
 from setok.checkpoint.state import TrainerState
+from setok.checkpoint.store import CONFIG, MODEL, TRAINER
 from setok.config import TrainConfig, load_config
 from setok.errors import CheckpointError, ConfigError
 

@@ -17,3 +17,5 @@ class TrainerState:
     """Workers that wrote the checkpoint; for information only."""
     counters: dict[str, float] = field(default_factory=dict)
     """Sums that go on over a restart, such as seconds trained."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What was logged last before the checkpoint, by its whole name; the best checkpoint is found by one of them."""

@@ -1,99 +1,176 @@
-"""Writing a checkpoint: every rank its part, rank 0 the rest and the manifest, and then the final name."""
+"""Writing a checkpoint: every rank its part, rank 0 the rest and the manifest, which makes it one."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from setok.checkpoint.finding import (
-    CONFIG,
-    FORMAT,
-    MANIFEST,
-    MODEL,
-    TRAINER,
-    folder_of,
-    list_checkpoints,
-    sha256_of,
-    verify,
-)
+from setok.checkpoint.finding import folder_of
+from setok.checkpoint.manifest import Best, Entry, Manifest
 from setok.checkpoint.state import TrainerState
+from setok.checkpoint.store import CONFIG, MANIFEST, MODEL, TRAINER, WRITING, Store, name_of
+from setok.checkpoint.tensors import write_tensors
 from setok.config import TrainConfig, dump_config
-from setok.errors import CheckpointError
+from setok.data.storage import OutputFile
+from setok.errors import CheckpointError, DataError
 
-_TEMPORARY = "writing_"
+logger = logging.getLogger(__name__)
 
-
-def begin(run_dir: Path, step: int) -> Path:
-    """Make the empty temporary folder that all ranks then write to; called by rank 0 before the others write."""
-    folder = temporary_folder(run_dir, step)
-    for leftover in folder.parent.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(leftover)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def temporary_folder(run_dir: Path, step: int) -> Path:
-    """The name under which the checkpoint of a step is written; the same on all ranks."""
-    final = folder_of(run_dir, step)
-    return final.with_name(_TEMPORARY + final.name)
+ATTEMPTS = 3
+"""How often a file is sent to a store before it counts as refused, besides what the store's own client repeats."""
+BACKOFF_SECONDS = 1.0
+"""Before the second attempt; twice as long before the next."""
+_POLL_SECONDS = 0.05
+_POLL_SECONDS_REMOTE = 1.0
+LEAVING_SECONDS = 5.0
+"""A run that ends by an error waits no longer for the parts of other ranks, which may have ended too."""
 
 
-def write_rank_part(folder: Path, optimizer: Mapping[str, Mapping[str, Tensor]], *, rank: int, world_size: int) -> None:
-    """Write one rank's share of the optimizer state.
+class Draft:
+    """A checkpoint that is being written, as each rank sees it.
 
-    Args:
-        folder: what ``begin`` returned.
-        optimizer: module name → ``parameter/state`` → whole tensor; ranks must bring disjoint parameters.
+    On a disk it has a temporary name and is renamed at its end. A bucket knows no renaming: there it has its own name from
+    the start, and is none until the manifest is there. Ranks tell each other through the store alone that their parts are
+    complete, so that all of this can go on behind the training, which uses the network for its own messages.
     """
-    tensors = {
-        f"{module}/{key}": _storable(tensor) for module, state in optimizer.items() for key, tensor in state.items()
-    }
-    _save(tensors, folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
 
+    def __init__(self, run: str | Path, step: int) -> None:
+        self.store, self.step = Store.of_run(run), step
+        self._on_disk = self.store.storage.local is not None
+        self._folder = (WRITING if self._on_disk else "") + name_of(step)
 
-def finish(folder: Path, config: TrainConfig, weights: Mapping[str, Mapping[str, Tensor]], state: TrainerState) -> Path:
-    """Write the rest, the manifest last, and give the folder its final name; on rank 0, when all parts are written.
+    def begin(self) -> None:
+        """Clear away what an interrupted save has left; by rank 0, before any rank writes."""
+        storage = self.store.storage
+        for name in storage.folders():
+            if name.startswith(WRITING):
+                storage.delete_folder(name)
+        if not self._on_disk:
+            self.store.delete(self.step)
 
-    Args:
-        folder: what ``begin`` returned.
-        weights: module name → parameter or buffer name → whole tensor.
+    def discard(self) -> None:
+        """Leave nothing of it, to make room."""
+        if not self._on_disk:
+            self.store.delete(self.step)
+        self.store.storage.delete_folder(self._folder)
 
-    Returns:
-        The checkpoint's folder.
-    """
-    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
-    tensors = {f"{module}.{key}": _storable(t) for module, named in weights.items() for key, t in named.items()}
-    _save(tensors, folder / MODEL)
-    (folder / TRAINER).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-    parts = list(folder.glob("optimizer-*.safetensors"))
-    if len(parts) != state.world_size:
-        raise CheckpointError(
-            f"{folder} holds the optimizer state of {len(parts)} of {state.world_size} workers",
-            "all workers must see the same folder: set output_dir to storage that they share",
+    def write_part(self, optimizer: Mapping[str, Mapping[str, Tensor]], *, rank: int, world_size: int) -> None:
+        """Write one rank's share of the optimizer state, and then a note of its size and checksum.
+
+        Args:
+            optimizer: module name → ``parameter/state`` → whole tensor; ranks must bring disjoint parameters.
+        """
+        tensors = {f"{module}/{key}": tensor for module, state in optimizer.items() for key, tensor in state.items()}
+        name = _part(rank, world_size)
+        entry = self._write(name, lambda file: write_tensors(file, tensors))
+        self._write(_note(name), _text(json.dumps(asdict(entry))))
+
+    def report_failure(self, error: Exception, *, rank: int, world_size: int) -> None:
+        """Tell rank 0 that this rank's part will not come, if that can still be written."""
+        try:
+            self._write(_note(_part(rank, world_size)), _text(json.dumps({"error": str(error)})))
+        except (OSError, DataError) as refused:
+            logger.warning("rank 0 cannot be told that the part of rank %d is not written: %s", rank, refused)
+
+    def finish(
+        self,
+        config: TrainConfig,
+        weights: Mapping[str, Mapping[str, Tensor]],
+        state: TrainerState,
+        *,
+        seconds: float = 0.0,
+        leaving: threading.Event | None = None,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write the rest, wait for the parts of all ranks, and write the manifest; by rank 0.
+
+        Args:
+            weights: module name → parameter or buffer name → whole tensor.
+            seconds: how long to wait for parts once the rest is written.
+            leaving: when set, there is no more than ``LEAVING_SECONDS`` left for that.
+            confirm: called right before the manifest; raises if there should be none.
+
+        Raises:
+            CheckpointError: parts did not come; says of which ranks.
+        """
+        tensors = {f"{module}.{key}": tensor for module, named in weights.items() for key, tensor in named.items()}
+        files = {
+            CONFIG: self._write(CONFIG, _text(dump_config(config))),
+            MODEL: self._write(MODEL, lambda file: write_tensors(file, tensors)),
+            TRAINER: self._write(TRAINER, _text(json.dumps(asdict(state), indent=1) + "\n")),
+        }
+        files |= self._wait_for_parts(state.world_size, seconds, leaving or threading.Event())
+        best = Best(metric=config.checkpoint.best_metric, order=config.checkpoint.best_is)
+        manifest = Manifest(step=self.step, files=files, metrics=state.metrics, best=best)
+        confirm()
+        self._write(MANIFEST, lambda file: file.write(manifest.to_bytes()))
+        if self.store.storage.local is not None:
+            self._rename(self.store.storage.local)
+
+    def _wait_for_parts(self, world_size: int, seconds: float, leaving: threading.Event) -> dict[str, Entry]:
+        """Size and checksum of every rank's part, as it has noted them; the notes are deleted."""
+        parts: dict[str, Entry] = {}
+        expected = {_part(rank, world_size): rank for rank in range(world_size)}
+        began = time.monotonic()
+        while True:
+            for name in expected.keys() - parts.keys():
+                if (note := self.store.storage.read(f"{self._folder}/{_note(name)}")) is not None:
+                    parts[name] = _entry(json.loads(note), self.store.shown(self.step), expected[name])
+            if len(parts) == world_size:
+                break
+            if time.monotonic() - began >= (min(seconds, LEAVING_SECONDS) if leaving.is_set() else seconds):
+                raise self._incomplete(sorted(expected[name] for name in expected.keys() - parts.keys()), world_size)
+            time.sleep(_POLL_SECONDS if self._on_disk else _POLL_SECONDS_REMOTE)
+        sizes = self.store.storage.sizes([f"{self._folder}/{name}" for name in parts])
+        short = [expected[name] for (name, entry), size in zip(parts.items(), sizes, strict=True) if size != entry.size]
+        if short:
+            raise self._incomplete(sorted(short), world_size)
+        for name in parts:
+            self.store.storage.delete(f"{self._folder}/{_note(name)}")
+        return dict(sorted(parts.items()))
+
+    def _incomplete(self, ranks: list[int], world_size: int) -> CheckpointError:
+        listed = ", ".join(map(str, ranks))
+        return CheckpointError(
+            f"{self.store.shown(self.step)} is not complete: of {world_size} workers, no optimizer state came from"
+            f" rank(s) {listed}",
+            "all workers must reach the same store: set output_dir to storage that they share, or checkpoint.store to a"
+            " bucket; if they are only slow, raise checkpoint.commit_timeout",
         )
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-    }
-    manifest = {"format": FORMAT, "step": state.step, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    for path in folder.iterdir():
-        _sync(path)
-    final = folder_of(folder.parent.parent, state.step)
-    if final.exists():  # of a run that came by here before, and was found damaged or went back
-        shutil.rmtree(final)
-    folder.rename(final)
-    _sync(final.parent)
-    return final
+
+    def _write(self, name: str, fill: Callable[[OutputFile], object]) -> Entry:
+        """Write one file, again if a store refuses it; its size and checksum, taken on the way."""
+        storage, path = self.store.storage, f"{self._folder}/{name}"
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with storage.create(path) as file:
+                    fill(file)
+                break
+            except (OSError, DataError) as error:
+                if self._on_disk or attempt == ATTEMPTS:
+                    raise
+                pause = BACKOFF_SECONDS * 2 ** (attempt - 1)
+                logger.warning("%s is sent again in %g s: %s", f"{storage.name}/{path}", pause, error)
+                time.sleep(pause)
+        if self._on_disk:
+            _sync(Path(storage.path(path)))
+        return Entry(size=file.num_bytes, sha256=file.sha256())
+
+    def _rename(self, folder: Path) -> None:
+        """Give the checkpoint its name, in place of one that a run had written before it went back."""
+        _sync(folder / self._folder)
+        self.store.delete(self.step)
+        (folder / self._folder).rename(folder / name_of(self.step))
+        _sync(folder)
 
 
 def save(
@@ -103,31 +180,12 @@ def save(
     optimizer: Mapping[str, Mapping[str, Tensor]],
     state: TrainerState,
 ) -> Path:
-    """Write a whole checkpoint from one process."""
-    folder = begin(run_dir, state.step)
-    write_rank_part(folder, optimizer, rank=0, world_size=1)
-    return finish(folder, config, weights, state)
-
-
-def prune(run_dir: Path, keep: int, *, verified: Path | None = None) -> list[Path]:
-    """Delete all but the newest ``keep`` good checkpoints, and those that are damaged.
-
-    Args:
-        verified: a checkpoint known to be good, such as the one just written; saves reading it again.
-
-    Returns:
-        The deleted folders; none if no checkpoint is good.
-    """
-    good: list[Path] = []
-    rest: list[Path] = []
-    for path in list_checkpoints(run_dir):
-        is_good = len(good) < keep and (path == verified or not verify(path, checksums=False))
-        (good if is_good else rest).append(path)
-    if not good:
-        return []
-    for path in rest:
-        shutil.rmtree(path)
-    return rest
+    """Write a whole checkpoint from one process into a run's folder; the checkpoint's folder."""
+    draft = Draft(run_dir, state.step)
+    draft.begin()
+    draft.write_part(optimizer, rank=0, world_size=1)
+    draft.finish(config, weights, state)
+    return folder_of(run_dir, state.step)
 
 
 @torch.no_grad()
@@ -136,16 +194,25 @@ def copy_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
 
 
-def _storable(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu").contiguous()
+def _part(rank: int, world_size: int) -> str:
+    return f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors"
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    owned: dict[int, str] = {}
-    for name, tensor in tensors.items():  # safetensors refuses tensors that share memory, such as tied weights
-        if tensor.numel() and owned.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
-            tensors[name] = tensor.clone()
-    save_file(tensors, path)
+def _note(part: str) -> str:
+    return f"{part}.json"
+
+
+def _entry(note: dict[str, object], checkpoint: str, rank: int) -> Entry:
+    if "error" in note:
+        raise CheckpointError(
+            f"{checkpoint} is not complete: rank {rank} could not write its part: {note['error']}",
+            "free space where that rank writes, or set checkpoint.store or output_dir to another place",
+        )
+    return Entry(size=int(str(note["size"])), sha256=str(note["sha256"]))
+
+
+def _text(text: str) -> Callable[[OutputFile], object]:
+    return lambda file: file.write(text.encode())
 
 
 def _sync(path: Path) -> None:

@@ -66,6 +66,7 @@ from setok.config.training import (
     OptimConfig,
     ScalingConfig,
     TrainSection,
+    ValidationConfig,
     WandbConfig,
 )
 
@@ -105,6 +106,7 @@ __all__ = [
     "TokenizerLossConfig",
     "TrainConfig",
     "TrainSection",
+    "ValidationConfig",
     "WandbConfig",
     "WordsConfig",
     "build",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from setok.config.data import DataConfig, ScenesConfig, SourceConfig
 from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
@@ -20,6 +20,7 @@ from setok.config.training import (
     OptimConfig,
     ScalingConfig,
     TrainSection,
+    ValidationConfig,
 )
 from setok.errors import ConfigError, did_you_mean
 
@@ -90,15 +91,51 @@ class TrainConfig(Job):
     scaling: ScalingConfig = ScalingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig | None = None
     logging: LoggingConfig = LoggingConfig()
+    _workers: int | None = PrivateAttr(None)
+
+    def with_workers(self, num_workers: int) -> TrainConfig:
+        """The same run as so many workers see it, which an elastic run learns when they start.
+
+        It is written to files like the run itself, with the range that was asked for.
+        """
+        resolved = self.model_copy()
+        resolved._workers = num_workers
+        return resolved
+
+    def validates(self, step: int) -> bool:
+        """Whether the checkpoint of a step is one that is evaluated."""
+        if self.validation is None:
+            return False
+        return step % (self.checkpoint.every * self.validation.every) == 0 or step == self.train.steps
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What the workers, as many as there may be, and the decoders take of a cluster, by kind."""
+        scaling, data = self.scaling, self.data
+        return {
+            "CPU": scaling.max_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus,
+            "GPU": float(scaling.max_workers if scaling.use_gpu else 0),
+        }
 
     @property
     def num_ranks(self) -> int:
-        return max(1, self.scaling.num_workers)
+        """Ranks that share a global batch; of an elastic run only after ``with_workers``."""
+        if self._workers is not None:
+            return self._workers
+        assert not self.scaling.is_elastic, "how many workers an elastic run has is known once they start: with_workers"
+        return max(1, self.scaling.min_workers)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of a global batch, over all ranks. The last one may have fewer samples, in an elastic run."""
+        return -(-self.train.global_batch_size // self.train.micro_batch_size)
 
     @property
     def gradient_accumulation_steps(self) -> int:
-        return self.train.global_batch_size // (self.num_ranks * self.train.micro_batch_size)
+        """Micro-batches of every rank in a step. Those that a global batch lacks for it consist of padding."""
+        return -(-self.num_micro_batches // self.num_ranks)
 
     @property
     def warmup_steps(self) -> int:
@@ -106,15 +143,8 @@ class TrainConfig(Job):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        total, micro, ranks = self.train.global_batch_size, self.train.micro_batch_size, self.num_ranks
-        if total % (micro * ranks):
-            near = max(1, round(total / (micro * ranks))) * micro * ranks
-            raise ConfigError(
-                f"train.global_batch_size={total} cannot be split into micro-batches of train.micro_batch_size={micro}"
-                f" on {ranks} worker(s): {total} / ({micro} × {ranks}) = {total / (micro * ranks):.3g}",
-                f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}",
-            )
-        shards = self.scaling.num_workers > 0 and self.scaling.engine == "deepspeed" and self.deepspeed.zero_stage > 0
+        self._check_batch()
+        shards = self.scaling.max_workers > 0 and self.scaling.engine == "deepspeed" and self.deepspeed.zero_stage > 0
         if self.optim.kind == "muon" and shards:
             raise ConfigError(
                 f"optim.kind=muon needs whole matrices, and deepspeed.zero_stage={self.deepspeed.zero_stage} cuts them up",
@@ -136,7 +166,15 @@ class TrainConfig(Job):
                 f" model.image_size={self.model.image_size}",
                 "set loss.perceptual=0, or raise model.image_size",
             )
+        waits, commits = self.scaling.collective_timeout_s, self.checkpoint.commit_timeout
+        if self.num_ranks > 1 and commits >= waits:
+            raise ConfigError(
+                f"checkpoint.commit_timeout={commits:g} lets rank 0 wait for longer than the others wait for it"
+                f" (scaling.collective_timeout_s={waits:g})",
+                f"--set scaling.collective_timeout_s={2 * commits:g}, or lower checkpoint.commit_timeout",
+            )
         self._check_stage()
+        self._check_validation()
         parts = PARTS[self.stage == "tokenizer"]
         for part in self.optim.learning_rate_scale:
             if part not in parts:
@@ -144,6 +182,49 @@ class TrainConfig(Job):
                     f"optim.learning_rate_scale names no part of the model: {part!r}", did_you_mean(part, parts)
                 )
         return self
+
+    def _check_batch(self) -> None:
+        """Refuse a global batch that the workers cannot share.
+
+        With a fixed number of workers it has to come out even, since an odd number is most likely a mistake. Elastic runs
+        must take what there is, and fill up with padding; but a worker without a single sample would be of no use.
+        """
+        total, micro = self.train.global_batch_size, self.train.micro_batch_size
+        if self.scaling.is_elastic:
+            most = self.scaling.max_workers
+            if self.num_micro_batches < most:
+                raise ConfigError(
+                    f"train.global_batch_size={total} gives {self.num_micro_batches} micro-batches of"
+                    f" train.micro_batch_size={micro}, too few for scaling.num_workers of up to {most}",
+                    f"--set scaling.num_workers=[{min(self.scaling.min_workers, self.num_micro_batches)},"
+                    f" {self.num_micro_batches}], or lower train.micro_batch_size",
+                )
+            return
+        ranks = max(1, self.scaling.min_workers)
+        if total % (micro * ranks):
+            near = max(1, round(total / (micro * ranks))) * micro * ranks
+            raise ConfigError(
+                f"train.global_batch_size={total} cannot be split into micro-batches of train.micro_batch_size={micro}"
+                f" on {ranks} worker(s): {total} / ({micro} × {ranks}) = {total / (micro * ranks):.3g}",
+                f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}",
+            )
+
+    def _check_validation(self) -> None:
+        best = self.checkpoint.best_metric
+        if self.validation is None:
+            if self.checkpoint.keep_best and best.startswith("eval/"):
+                raise ConfigError(
+                    f"checkpoint.best_metric={best} is measured by the section validation, and that is empty",
+                    "--set validation.data=FOLDER, or another metric such as train/loss",
+                )
+            return
+        allowed = () if self.stage == "tokenizer" else EVALUATED_TASKS
+        for task in self.validation.tasks:
+            if task not in allowed:
+                raise ConfigError(
+                    f"validation.tasks has {task!r}, which stage={self.stage} is not asked",
+                    did_you_mean(task, allowed) if allowed else "leave validation.tasks out",
+                )
 
     def _check_stage(self) -> None:
         """Refuse settings of another stage, so that a run never seems to depend on them."""
@@ -202,6 +283,8 @@ class TrainConfig(Job):
             )
 
 
+EVALUATED_TASKS = ("vqa", "caption", "generate", "segment", "edit")
+"""What Setokim can be asked in an evaluation."""
 _SETOKIM_SECTIONS = ("setokim", "setokim_loss", "sequence")
 _TOKENIZER_SECTIONS = ("concepts", "discriminator", "loss")
 PARTS = (
@@ -216,7 +299,7 @@ class EvaluateConfig(Job):
 
     job: Literal["evaluate"] = "evaluate"
     checkpoint: str
-    """A run folder (its newest good checkpoint is taken) or one checkpoint folder."""
+    """A run (its newest good checkpoint is taken; with ``@best`` its best) or a checkpoint, in a folder or a store."""
     data: str
     train_data: str | None = None
     """The set that references are taken from (mean image, most frequent answers, mean mask); ``null``: the evaluated set."""

@@ -103,6 +103,19 @@ def decode_rows(
     return columns
 
 
+def padding_columns(*, image_size: int, fit_multiple: int | None = None) -> Columns:
+    """One row of ``decode_rows`` that stands for no record: a black picture that takes no part in anything."""
+    columns: Columns = {
+        "id": [""],
+        "caption": [""],
+        "concepts": ["[]"],
+        "pixels": np.zeros((1, 3, image_size, image_size), np.uint8),
+        "valid": np.zeros(1, bool),
+        "error": [""],
+    }
+    return columns if fit_multiple is None else columns | {"size": np.full((1, 2), image_size, np.int32)}
+
+
 def _input_image(row: Mapping[str, Any]) -> bytes:
     for image in row["images"]:
         if image["role"] == "input":

@@ -241,6 +241,44 @@ def num_blocks(*, start_step: int, stop_step: int, steps_per_block: int, num_wor
     return -(-max(0, stop_step - start_step) // steps_per_block) * num_workers
 
 
+def rank_slots(
+    rank: int, *, num_workers: int, global_batch_size: int, micro_batch_size: int
+) -> Int64[np.ndarray, " slots"]:
+    """Which samples of a global batch a rank takes, in the order of its micro-batches; -1 for padding.
+
+    A global batch is always cut into the same micro-batches, whatever the number of workers: the ``m``-th one has samples
+    ``m·M … (m+1)·M − 1``, and the last one perhaps fewer. Ranks take successive ones, and equally many of them: where they do
+    not come out even, later ranks have a last micro-batch that is all padding.
+
+    Raises:
+        ConfigError: there are fewer micro-batches than workers.
+    """
+    micro_batches = -(-global_batch_size // micro_batch_size)
+    if micro_batches < num_workers:
+        raise ConfigError(
+            f"a global batch of {global_batch_size} in micro-batches of {micro_batch_size} has nothing for some of"
+            f" {num_workers} workers",
+            f"use at most {micro_batches} workers, or smaller micro-batches",
+        )
+    first, last = (-(-micro_batches * number // num_workers) for number in (rank, rank + 1))
+    most = -(-micro_batches // num_workers)
+    slots = first * micro_batch_size + np.arange(most * micro_batch_size, dtype=np.int64)
+    return np.where(slots < min(last * micro_batch_size, global_batch_size), slots, -1)
+
+
+def positions_of(
+    steps: Int64[np.ndarray, " steps"], slots: Int64[np.ndarray, " slots"], *, global_batch_size: int
+) -> Int64[np.ndarray, "steps slots"]:
+    """Positions of the slots in every step; padding of step ``s`` has the position ``-1 − s``."""
+    column = steps[:, None]
+    return np.where(slots < 0, -1 - column, column * global_batch_size + slots)
+
+
+def step_of(positions: Int64[np.ndarray, " n"], *, global_batch_size: int) -> Int64[np.ndarray, " n"]:
+    """The step that positions belong to, those of padding too."""
+    return np.where(positions < 0, -1 - positions, positions // global_batch_size)
+
+
 def block_positions(
     block_index: int,
     *,
@@ -249,25 +287,22 @@ def block_positions(
     steps_per_block: int,
     num_workers: int,
     global_batch_size: int,
+    micro_batch_size: int = 1,
 ) -> Int64[np.ndarray, " positions"]:
     """Positions that a block carries, step by step.
 
     Ray hands block ``b`` of an ordered stream to rank ``b mod num_workers`` as long as blocks have equal numbers of
-    rows. So block ``b`` holds, of ``steps_per_block`` successive steps, the ``b mod num_workers``-th contiguous part of
-    every global batch. The last block of every rank is shorter where ``stop_step`` ends it.
+    rows. So block ``b`` holds, of ``steps_per_block`` successive steps, the part of rank ``b mod num_workers`` of every
+    global batch, with its padding. The last block of every rank is shorter where ``stop_step`` ends it.
 
     Raises:
-        ConfigError: the global batch does not divide among the workers.
+        ConfigError: the global batch has nothing for some of the workers.
     """
-    if global_batch_size % num_workers:
-        raise ConfigError(
-            f"a global batch of {global_batch_size} does not divide among {num_workers} workers",
-            f"use a multiple of {num_workers}",
-        )
     group, rank = divmod(block_index, num_workers)
-    share = global_batch_size // num_workers
+    slots = rank_slots(
+        rank, num_workers=num_workers, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size
+    )
     first = start_step + group * steps_per_block
     last = first + steps_per_block if stop_step is None else min(first + steps_per_block, stop_step)
     steps = np.arange(first, last, dtype=np.int64)
-    within = rank * share + np.arange(share, dtype=np.int64)
-    return (steps[:, None] * global_batch_size + within).ravel()
+    return positions_of(steps, slots, global_batch_size=global_batch_size).ravel()

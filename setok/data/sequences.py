@@ -146,6 +146,20 @@ class SequenceBuilder:
             sequence, labels=np.full_like(sequence.labels, UNTRAINED), image_is_target=(False,) * len(sequence.images)
         )
 
+    def answered(self, messages: Sequence[Message], answer: str) -> TokenSequence:
+        """The prompt of ``messages`` with an answer behind it, of which alone, and of the token that ends it, there are labels.
+
+        Raises:
+            DataError: as ``prompt``.
+        """
+        said = Message(role="assistant", parts=(answer,) if answer else ())
+        prompt = self.prompt(messages)
+        sequence = self._sequence("", self.template.pieces([*messages, said]), prompt.images)
+        self._check_length(sequence, num_turns=len(messages) + 1)
+        labels = sequence.labels.copy()
+        labels[: len(prompt)] = UNTRAINED
+        return replace(sequence, labels=labels, image_is_target=(False,) * len(sequence.images))
+
     # ------------------------------------------------------------ lengths
 
     def length_of(self, record: Record) -> int:

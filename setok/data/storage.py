@@ -4,6 +4,7 @@
     s3://bucket/sets/coco                                     S3, with the credentials of the environment
     s3://bucket/sets/coco?endpoint_override=127.0.0.1:9000&scheme=http     any server that speaks S3
     gs://bucket/sets/coco                                     Google Cloud Storage
+    az://container/sets/coco                                  any other store that fsspec has a package for (here: adlfs)
 
 For a server of one's own ``AWS_ENDPOINT_URL`` does as well as the query. A file appears whole or not at all: locally it
 is written under another name and renamed, and an object store shows an object when its upload is complete.
@@ -20,8 +21,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+from fsspec import available_protocols
+from fsspec.core import url_to_fs
 from pyarrow import fs
 
 from setok.errors import ConfigError, DataError
@@ -35,8 +39,8 @@ class Storage:
     """A folder or prefix, by its address. It need not exist.
 
     Args:
-        address: a path, or a URI of one of ``SCHEMES``; a query of the URI is for the file system (see pyarrow's
-            ``FileSystem.from_uri``).
+        address: a path, or a URI of one of ``SCHEMES`` or of a protocol that fsspec knows; a query of the URI is for
+            pyarrow's file system (see its ``FileSystem.from_uri``).
 
     Raises:
         ConfigError: another scheme, or an address that the file system refuses.
@@ -45,8 +49,12 @@ class Storage:
     def __init__(self, address: str | Path) -> None:
         text = str(address)
         scheme = text.split("://")[0] if "://" in text else ""
-        if scheme and scheme not in SCHEMES:
-            raise ConfigError(f"{self._shown(text)}: no file system is called {scheme!r}", f"use {', '.join(SCHEMES)}")
+        if scheme and scheme not in SCHEMES and scheme not in available_protocols():
+            raise ConfigError(
+                f"{self._shown(text)}: no file system is called {scheme!r}",
+                f"use {', '.join(SCHEMES)}, or another protocol that fsspec knows",
+            )
+        self._scheme = scheme
         self.address = text if scheme and scheme != "file" else os.path.abspath(text.removeprefix("file://"))
         """Means the same in every process, wherever it was started."""
         self.name = self._shown(text)
@@ -66,7 +74,14 @@ class Storage:
         if self.local is not None:
             return fs.LocalFileSystem(), str(self.local)
         try:
-            return fs.FileSystem.from_uri(self.address)
+            if self._scheme in SCHEMES:
+                parts = urlsplit(self.address)
+                filesystem = _connect(parts.scheme, parts.netloc, parts.query)
+                return filesystem, parts.netloc.rpartition("@")[2] + unquote(parts.path)
+            filesystem, path = url_to_fs(self.address)
+            return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+        except ImportError as error:
+            raise ConfigError(f"{self.name} needs a package that is missing: {error}", "install it") from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ConfigError(
                 f"{self.name} cannot be opened: {error}", "write it as s3://bucket/prefix or gs://bucket/prefix"
@@ -107,6 +122,13 @@ class Storage:
         names = (info.base_name for info in infos if info.type == fs.FileType.File)
         return sorted(name for name in names if not name.endswith(PARTIAL))
 
+    def folders(self) -> list[str]:
+        """Names of the folders right here, sorted."""
+        selector = fs.FileSelector(self.path("").rstrip("/"), allow_not_found=True)
+        with self.explained():
+            infos = self.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
     # ---------------------------------------------------------------- reading
 
     def open(self, file: str) -> pa.NativeFile:
@@ -125,12 +147,27 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def chunks(self, file: str) -> Iterator[bytes]:
+        """A file's bytes from start to end, a few MB at a time.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self.explained():
+            stream = self.filesystem.open_input_stream(self.path(file))
+        with stream:
+            while True:
+                with self.explained():
+                    chunk = stream.read(_CHUNK)
+                if not chunk:
+                    return
+                yield chunk
+
     def sha256(self, file: str) -> str:
         """Checksum of a file's contents, as hexadecimal digits."""
         digest = hashlib.sha256()
-        with self.explained(), self.filesystem.open_input_stream(self.path(file)) as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        for chunk in self.chunks(file):
+            digest.update(chunk)
         return digest.hexdigest()
 
     # ---------------------------------------------------------------- writing
@@ -190,6 +227,12 @@ class Storage:
                 "check the bucket's name, the credentials (AWS_ACCESS_KEY_ID … or those of the node), AWS_REGION and,"
                 " for a server of your own, AWS_ENDPOINT_URL",
             ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _connect(scheme: str, place: str, query: str) -> fs.FileSystem:
+    """A bucket's file system, once in a process: Arrow makes no new one as long as an upload by another is under way."""
+    return fs.FileSystem.from_uri(f"{scheme}://{place}" + (f"?{query}" if query else ""))[0]
 
 
 def beside(address: str, suffix: str) -> str:

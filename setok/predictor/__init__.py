@@ -3,8 +3,18 @@
 ``Predictor`` is for Setokim: chat, captions, answers, pictures, edits, regions. ``TokenizerPredictor`` is for SeTok alone.
 """
 
+from setok.predictor.likelihood import Likelihood
 from setok.predictor.replies import MaskPart, PicturePart, Reply, TextPart
 from setok.predictor.setokim import Predictor
 from setok.predictor.tokenizer import Reconstruction, TokenizerPredictor
 
-__all__ = ["MaskPart", "PicturePart", "Predictor", "Reconstruction", "Reply", "TextPart", "TokenizerPredictor"]
+__all__ = [
+    "Likelihood",
+    "MaskPart",
+    "PicturePart",
+    "Predictor",
+    "Reconstruction",
+    "Reply",
+    "TextPart",
+    "TokenizerPredictor",
+]

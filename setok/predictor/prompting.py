@@ -16,11 +16,16 @@ from setok.data.pack import Sample, pack_row, row_columns
 from setok.data.processor import Picture, SeTokImageProcessor
 from setok.data.prompts import without_condition
 from setok.data.schema import IMAGE_SLOT, Turn
-from setok.data.sequences import SequenceBuilder
+from setok.data.sequences import SequenceBuilder, TokenSequence
 from setok.errors import DataError
 
 Conversation = Sequence[Turn | Message]
 """Turns with ``<image>`` where a picture stands."""
+
+
+def messages_of(conversation: Conversation) -> list[Message]:
+    """A conversation's turns with their slots told from their texts."""
+    return [turn if isinstance(turn, Message) else message_of(turn) for turn in conversation]
 
 
 class PromptMaker:
@@ -43,17 +48,30 @@ class PromptMaker:
         Raises:
             DataError: slots and pictures differ in number, a conversation is too long, or a picture is none.
         """
-        talks = [[m if isinstance(m, Message) else message_of(m) for m in talk] for talk in conversations]
+        talks = [messages_of(talk) for talk in conversations]
         pixels = [self._pixels(own) for own in pictures]
-        batch = self._batch(talks, pixels)
-        return batch, self._batch([list(without_condition(talk)) for talk in talks], pixels) if guided else None
+        batch = self._batch([self.builder.prompt(talk) for talk in talks], pixels)
+        if not guided:
+            return batch, None
+        return batch, self._batch([self.builder.prompt(without_condition(talk)) for talk in talks], pixels)
+
+    def answered(
+        self, conversations: Sequence[Conversation], answers: Sequence[str], pictures: Sequence[Sequence[Picture]]
+    ) -> SequenceBatch:
+        """Prompts with what the assistant says to each, which alone is labelled.
+
+        Raises:
+            DataError: as for prompts.
+        """
+        talks = [messages_of(talk) for talk in conversations]
+        sequences = [self.builder.answered(talk, answer) for talk, answer in zip(talks, answers, strict=True)]
+        return self._batch(sequences, [self._pixels(own) for own in pictures])
 
     def _batch(
-        self, talks: Sequence[Sequence[Message]], pixels: Sequence[UInt8[Tensor, "n 3 height width"]]
+        self, sequences: Sequence[TokenSequence], pixels: Sequence[UInt8[Tensor, "_ 3 height width"]]
     ) -> SequenceBatch:
         samples = []
-        for talk, own in zip(talks, pixels, strict=True):
-            sequence = self.builder.prompt(talk)
+        for sequence, own in zip(sequences, pixels, strict=True):
             if len(sequence.images) != len(own):
                 raise DataError(
                     f"a conversation has {len(sequence.images)} {IMAGE_SLOT} slots and {len(own)} pictures",

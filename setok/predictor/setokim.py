@@ -39,6 +39,7 @@ from setok.models.generation import (
 from setok.models.setokim import Setokim
 from setok.predictor.exercises import MODES, Question
 from setok.predictor.inputs import check_conversations, check_seeds, check_turns, pictures_of, same_number, texts_of
+from setok.predictor.likelihood import Likelihood, likelihoods
 from setok.predictor.prompting import Conversation, PromptMaker
 from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart, mask_part
 from setok.stages import SetokimTask
@@ -79,7 +80,7 @@ class Predictor:
     def from_pretrained(
         cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema", batch_size: int = 32
     ) -> Predictor:
-        """Load a run's newest good checkpoint, a checkpoint's folder, or what ``setok.export.export_setokim`` wrote.
+        """Load a run or a checkpoint, as ``setok.checkpoint.resolve`` takes it, or what ``setok.export.export_setokim`` wrote.
 
         Args:
             weights: ``ema`` takes the running average of the weights where the run kept one; ``raw`` never does.
@@ -90,7 +91,7 @@ class Predictor:
         """
         if weights not in ("ema", "raw"):
             raise ConfigError(f"weights={weights!r} is unknown", "use 'ema' or 'raw'")
-        if not Path(path).exists() or (Path(path) / setokim_files.CONFIG).is_file():
+        if (Path(path) / setokim_files.CONFIG).is_file() or not checkpoint.is_place(path):
             exported = setokim_files.local_folder(path)
             settings = read_settings(exported)
             return cls(
@@ -274,6 +275,27 @@ class Predictor:
         if modes:
             chosen = replace(chosen, mode=modes.pop())  # type: ignore[arg-type]
         return self.chat([question.messages for question in questions], pictures, options=chosen, seeds=seeds)
+
+    def likelihoods(
+        self,
+        conversations: Sequence[Conversation],
+        answers: Sequence[str],
+        pictures: Sequence[Sequence[Picture]] = (),
+    ) -> list[Likelihood]:
+        """How likely the assistant says an answer next, and nothing more, in every conversation.
+
+        Raises:
+            DataError: as ``chat``; a conversation's answer counts for its length.
+        """
+        pictures = pictures or [()] * len(conversations)
+        same_number(len(conversations), answers=len(answers), pictures=len(pictures))
+        found: list[Likelihood] = []
+        for start in range(0, len(conversations), self.batch_size):
+            own = slice(start, start + self.batch_size)
+            batch = self._prompts.answered(conversations[own], answers[own], pictures[own])
+            with self._autocast():
+                found += likelihoods(self.model, batch)
+        return found
 
     # ------------------------------------------------------------ how it is done
 

@@ -45,9 +45,10 @@ class TokenizerPredictor:
     def from_checkpoint(
         cls, path: str | Path, *, device: str = "cpu", weights: Literal["ema", "raw"] = "ema"
     ) -> TokenizerPredictor:
-        """Load a run's newest good checkpoint, or the checkpoint folder itself.
+        """Load a run or a checkpoint.
 
         Args:
+            path: as ``setok.checkpoint.resolve`` takes it.
             weights: ``ema`` takes the running average of the weights where the run kept one; ``raw`` never does.
 
         Raises:

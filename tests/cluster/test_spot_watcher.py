@@ -166,10 +166,15 @@ def test_azure_names_a_preemption_among_other_events(watcher: ModuleType, metada
 def test_it_finds_out_which_cloud_it_is_in(watcher: ModuleType, metadata: Metadata) -> None:
     for name, pages in {"aws": {AWS_TOKEN: "t"}, "gcp": {GCP: "FALSE"}, "azure": {AZURE: "{}"}}.items():
         metadata.pages = pages
-        assert watcher.find_cloud(metadata.address) == name
+        assert watcher.find_cloud(metadata.address, every=0.001) == name
     metadata.pages = {}
     with pytest.raises(watcher.NoMetadataError, match="no metadata service of aws, gcp, azure answers"):
-        watcher.find_cloud(metadata.address)
+        watcher.find_cloud(metadata.address, every=0.001)
+
+
+def test_a_service_that_answers_late_is_found(watcher: ModuleType, metadata: Metadata) -> None:
+    metadata.pages, metadata.broken = {GCP: "FALSE"}, 7
+    assert watcher.find_cloud(metadata.address, every=0.001) == "gcp"
 
 
 def test_a_notice_drains_the_node(watcher: ModuleType, metadata: Metadata, fake_ray: Path) -> None:
@@ -198,7 +203,7 @@ def test_it_outlives_a_metadata_service_and_a_ray_that_fail_for_a_while(
 
 
 def test_without_a_cloud_it_ends_and_says_so(watcher: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert watcher.main(["--metadata", "http://127.0.0.1:9"]) == 1
+    assert watcher.main(["--metadata", "http://127.0.0.1:9", "--every", "0.001"]) == 1
     assert "no metadata service" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray_jobs.training.dataset import (
     DataSpec,
     ImageDecoder,
     check_block_size,
+    planned_dataset,
     setok_error,
     training_dataset,
 )
@@ -76,7 +78,9 @@ MIXTURES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
 """Caps of the two sets; in the second mixture the second set leaves within the run."""
 
 
-def train_config(folders: list[str], *, num_workers: int, mixture: str = "weights", **changes: Any) -> TrainConfig:
+def train_config(
+    folders: list[str], *, num_workers: int | list[int], mixture: str = "weights", **changes: Any
+) -> TrainConfig:
     tree: dict[str, Any] = {
         "name": "test",
         "seed": 3,
@@ -152,6 +156,34 @@ def test_ranks_get_the_plan(folders: list[str], num_workers: int, start_step: in
     assert bad > 0 or mixture == "caps"
     assert sum(stream.num_bad for stream in streams) == bad
     assert all(stream.wait_seconds > 0 for stream in streams)
+
+
+@pytest.mark.parametrize(("size", "micro", "num_workers"), [(10, 4, 1), (10, 4, 2), (7, 2, 3)])
+@pytest.mark.usefixtures("ray_local")
+def test_what_does_not_come_out_even_is_filled_up(folders: list[str], size: int, micro: int, num_workers: int) -> None:
+    sizes = {"steps": STEPS, "global_batch_size": size, "micro_batch_size": micro}
+    asked = train_config(folders, num_workers=[1, 3], train=sizes)
+    config = asked.with_workers(num_workers)
+    spec = replace(DataSpec.of(asked, start_step=2, num_workers=1), num_workers=num_workers)
+    shards = planned_dataset(spec, config.data).streaming_split(num_workers, equal=True)
+    streams = [worker_batches(shard, config, rank=rank, start_step=2) for rank, shard in enumerate(shards)]
+    source, row, _ = Plan(3, ROWS, [2.0, 1.0]).samples(2 * size, STEPS * size)
+    expected = [f"{s}/{r}" for s, r in zip(source.tolist(), row.tolist(), strict=True)]
+    got, padding = [], 0
+    ranks = collect(streams)
+    assert [len(steps) for steps in ranks] == [STEPS - 2] * num_workers
+    for at in range(STEPS - 2):
+        for batch in (batch for steps in ranks for batch in steps[at]):
+            real = [number for number, name in enumerate(batch.ids) if name]
+            assert len(batch) == micro
+            got += [batch.ids[number] for number in real]
+            blank = [number for number in range(micro) if number not in real]
+            padding += len(blank)
+            assert not batch.valid[blank].any() and not batch.pixel_values[blank].any()
+    assert got == expected
+    assert padding == (STEPS - 2) * (num_workers * config.gradient_accumulation_steps * micro - size) > 0
+    assert sum(stream.num_samples for stream in streams) == len(expected), "padding is not counted as samples"
+    assert sum(stream.num_bad for stream in streams) == expected.count(f"0/{BAD}") > 0
 
 
 def test_a_cap_is_reached_within_the_run_of_these_tests() -> None:

@@ -44,16 +44,14 @@ def store(engine: Any, config: Any, run_dir: Path, step: int, rank: int, world: 
     from setok import checkpoint
 
     weights = {"model": engine.full_weights()}
+    draft = checkpoint.Draft(run_dir, step)
     if rank == 0:
-        checkpoint.begin(run_dir, step)
+        draft.begin()
     dist.barrier()
-    folder = checkpoint.temporary_folder(run_dir, step)
-    part = {"model": engine.named_state(rank, world)}
-    checkpoint.write_rank_part(folder, part, rank=rank, world_size=world)
-    dist.barrier()
+    draft.write_part({"model": engine.named_state(rank, world)}, rank=rank, world_size=world)
     if rank == 0:
         state = checkpoint.TrainerState(step=step, samples=step, world_size=world)
-        checkpoint.finish(folder, config, weights, state)
+        draft.finish(config, weights, state, seconds=60.0)
     dist.barrier()
     return checkpoint.folder_of(run_dir, step)
 
@@ -63,17 +61,26 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def stops_before_update(config: Any) -> dict[str, Any]:
-    """Whether a gradient that overflows, and then a loss that does, on one rank only, leaves weights as they are."""
-    from setok.errors import TrainingError
-    from tests.fakes import FakeBatches
+    """Whether a gradient that overflows, or a loss that does, on one rank only, leaves weights and optimizer as they are.
 
-    rank = dist.get_rank()
+    And whether training then goes on as if that step had not been.
+    """
+    from setok.errors import NotFiniteError
+    from tests.fakes import FakeBatches, train_steps
+
+    rank, world = dist.get_rank(), dist.get_world_size()
     stage, engines = make(config)
     engine = engines["model"]
+    train_steps(stage, engines, 0, 1, rank=rank)
+    train_steps(stage, engines, 2, 4, rank=rank)
+    expected = engine.full_weights(), engine.named_state(rank, world)
     findings: dict[str, Any] = {}
     for kind in ("loss", "gradient"):
-        before = engine.full_weights()
-        batches = next(iter(FakeBatches(config, rank=rank, start_step=0)))
+        stage, engines = make(config)
+        engine = engines["model"]
+        train_steps(stage, engines, 0, 1, rank=rank)
+        before = engine.full_weights(), engine.named_state(rank, world)
+        batches = next(iter(FakeBatches(config, rank=rank, start_step=1)))
         for number, (batch, context) in enumerate(zip(batches, stage.prepare(batches, step=3), strict=True)):
             loss = engine(batch, context).loss
             if rank == 1 and number == 1:
@@ -84,11 +91,15 @@ def stops_before_update(config: Any) -> dict[str, Any]:
             engine.backward(loss)
         try:
             engine.step(1.0, step=3)
-        except TrainingError as error:
+        except NotFiniteError as error:
             findings[kind] = error.problem
-        findings[f"{kind} unchanged"] = same(before, engine.full_weights())
-        stage, engines = make(config)
-        engine = engines["model"]
+        findings[f"{kind} unchanged"] = all(
+            same(a, b) for a, b in zip(before, (engine.full_weights(), engine.named_state(rank, world)), strict=True)
+        )
+        train_steps(stage, engines, 2, 4, rank=rank)
+        findings[f"{kind} forgotten"] = all(
+            same(a, b) for a, b in zip(expected, (engine.full_weights(), engine.named_state(rank, world)), strict=True)
+        )
     return findings
 
 
@@ -234,6 +245,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
         assert "step 3: the loss of the model is nan" in stops["loss"]
         assert "step 3: the gradient norm of the model is not finite" in stops["gradient"]
         assert stops["loss unchanged"] and stops["gradient unchanged"]
+        assert stops["loss forgotten"] and stops["gradient forgotten"], "the next steps are those of a run without it"
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def packing(**changes: Any) -> Packing:
     return Packing(**arguments | changes)
 
 
-def train_config(folders: list[str], *, num_workers: int, **changes: Any) -> TrainConfig:
+def train_config(folders: list[str], *, num_workers: int | list[int], **changes: Any) -> TrainConfig:
     entries = [
         {"path": folder, "weight": weight, "max_epochs": cap}
         for folder, weight, cap in zip(folders, WEIGHTS, CAPS, strict=True)
@@ -187,3 +187,24 @@ def test_too_many_bad_samples_in_packs(folders: list[str]) -> None:
     stream = TrainingBatches(rows(), config, lambda columns: columns["id"], rank=0, start_step=0)
     with pytest.raises(DataError, match=r"50 of 200 samples .*; the first: 0b: empty file; 1b: .*; 2b: "):
         list(stream)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_packs_are_filled_up_with_empty_ones(folders: list[str]) -> None:
+    train = {"steps": STEPS, "global_batch_size": 5, "micro_batch_size": 2}
+    config = train_config(folders, num_workers=[1, 3], train=train).with_workers(2)
+    dataset = training_dataset(config, start_step=1, num_workers=2, packing=packing())
+    streams = [
+        packed_worker_batches(shard, config, collate, rank=rank, start_step=1)
+        for rank, shard in enumerate(dataset.streaming_split(2, equal=True))
+    ]
+    got = run(streams)
+    alone = train_config(folders, num_workers=[1, 3], train=train).with_workers(1)
+    expected = [
+        [pack for micro in step for pack in micro]
+        for step in packed_local_batches(alone, packing(), collate, start_step=1)
+    ]
+    assert [len(step) for step in got] == [8] * (STEPS - 1)
+    assert [len(step) for step in expected] == [6] * (STEPS - 1)
+    assert [[p for p in step if p] for step in got] == [[p for p in step if p] for step in expected]
+    assert all(len([p for p in step if p]) == 5 for step in got)

@@ -20,6 +20,7 @@ from ray_jobs.evaluate import evaluate
 from ray_jobs.evaluation.files import read_pictures
 from ray_jobs.ingest import ingest
 from ray_jobs.train import train
+from ray_jobs.training import history
 from ray_jobs.training.tracking import read_metrics
 from setok import checkpoint
 from setok.config import EvaluateConfig, IngestConfig, TrainConfig, build
@@ -176,6 +177,9 @@ def test_a_killed_worker_loses_and_repeats_nothing(pictures: Path, tmp_path: Pat
     run = train(config)
     thread.join(timeout=5)
     assert killed, "no worker was found to kill"
+    failed, resumed = history.read_history(run)
+    assert (failed["kind"], failed["pid"]) == ("died", killed[0]) and "SIGKILL" in failed["problem"]
+    assert resumed["step"] % 10 == 0 and resumed["repeated"] == failed["step"] - resumed["step"]
     expected, got = losses(one), losses(run)
     assert expected.keys() == got.keys()
     for step, values in expected.items():

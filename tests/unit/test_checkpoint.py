@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from setok import checkpoint
-from setok.checkpoint import OptimizerState, TrainerState
+from setok.checkpoint import Best, OptimizerState, Retention, TrainerState
 from setok.errors import CheckpointError
 from tests.fakes import TwoLayers, train_config
 
@@ -33,6 +33,10 @@ def write(run_dir: Path, step: int) -> Path:
     }
     state = TrainerState(step=step, samples=8 * step, world_size=1, counters={"train_seconds": 1.5})
     return checkpoint.save(run_dir, train_config(), {"model": checkpoint.copy_weights(module)}, optimizer, state)
+
+
+def prune(run_dir: Path, keep: int) -> list[int]:
+    return checkpoint.prune(run_dir, Retention(keep=keep, best=Best(metric="train/loss", order="lowest")))
 
 
 def truncate(file: Path) -> None:
@@ -101,12 +105,14 @@ def test_an_emptied_manifest_does_not_pass(run_dir: Path) -> None:
 
 
 def test_a_crash_while_saving_leaves_no_checkpoint(run_dir: Path) -> None:
-    folder = checkpoint.begin(run_dir, 8)
-    checkpoint.write_rank_part(folder, {}, rank=0, world_size=2)
+    draft = checkpoint.Draft(run_dir, 8)
+    draft.begin()
+    draft.write_part({}, rank=0, world_size=2)
     assert checkpoint.newest_good(run_dir) == run_dir / "checkpoints" / "step_00000006"
     state = TrainerState(step=8, samples=64, world_size=2)
-    with pytest.raises(CheckpointError, match="1 of 2 workers"):
-        checkpoint.finish(folder, train_config(), {}, state)
+    with pytest.raises(CheckpointError, match=r"of 2 workers, no optimizer state came from rank\(s\) 1\n"):
+        draft.finish(train_config(), {}, state)
+    folder = run_dir / "checkpoints" / "writing_step_00000008"
     assert folder in run_dir.glob("checkpoints/*")
     assert write(run_dir, 8) == checkpoint.newest_good(run_dir)  # the next save clears what was left
     assert not folder.exists()
@@ -132,13 +138,12 @@ def test_prune_keeps_the_newest_good(run_dir: Path) -> None:
         truncate(run_dir / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
     write(run_dir, 8)
     truncate(run_dir / "checkpoints" / "step_00000008" / "trainer.json")
-    deleted = checkpoint.prune(run_dir, keep=1)
-    assert [path.name for path in deleted] == ["step_00000008", "step_00000006", "step_00000004"]
+    assert prune(run_dir, keep=1) == [8, 6, 4]
     assert checkpoint.newest_good(run_dir) == run_dir / "checkpoints" / "step_00000002"
 
 
 def test_prune_by_number(run_dir: Path) -> None:
-    assert [path.name for path in checkpoint.prune(run_dir, keep=2)] == ["step_00000002"]
+    assert prune(run_dir, keep=2) == [2]
 
 
 def test_another_model_is_refused_by_name(run_dir: Path) -> None:
@@ -175,12 +180,12 @@ def test_saving_the_same_step_again_replaces_it(run_dir: Path) -> None:
 
 def test_damaged_checkpoints_do_not_push_good_ones_out(run_dir: Path) -> None:
     truncate(run_dir / "checkpoints" / "step_00000006" / "model.safetensors")
-    checkpoint.prune(run_dir, keep=2)
+    prune(run_dir, keep=2)
     assert [path.name for path in checkpoint.list_checkpoints(run_dir)] == ["step_00000004", "step_00000002"]
 
 
 def test_prune_deletes_nothing_where_nothing_is_good(run_dir: Path) -> None:
     for path in checkpoint.list_checkpoints(run_dir):
         truncate(path / "model.safetensors")
-    assert checkpoint.prune(run_dir, keep=1) == []
+    assert prune(run_dir, keep=1) == []
     assert len(checkpoint.list_checkpoints(run_dir)) == 3

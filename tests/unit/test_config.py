@@ -23,6 +23,7 @@ from setok.config import (
     load_config,
 )
 from setok.errors import ConfigError
+from tests import fakes
 
 NUM_PRESETS = 14
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
@@ -156,6 +157,41 @@ def test_gradient_accumulation_follows_from_the_batch(workers: int, accumulation
     assert build(TrainConfig, TRAIN | sizes).gradient_accumulation_steps == accumulation
 
 
+@pytest.mark.parametrize(("workers", "accumulation"), [(1, 5), (2, 3), (3, 2), (5, 1)])
+def test_an_elastic_run_fills_up_what_does_not_come_out_even(workers: int, accumulation: int) -> None:
+    sizes = {"train": {"global_batch_size": 18, "micro_batch_size": 4}, "scaling": {"num_workers": [1, 5]}}
+    config = build(TrainConfig, TRAIN | sizes)
+    assert config.with_workers(workers).gradient_accumulation_steps == accumulation
+    with pytest.raises(AssertionError, match="with_workers"):
+        _ = config.gradient_accumulation_steps
+
+
+def test_the_workers_that_came_are_nothing_to_be_written() -> None:
+    """Else a checkpoint of three workers could not be read again, where three do not divide the batch."""
+    sizes = {"train": {"global_batch_size": 8, "micro_batch_size": 2}, "scaling": {"num_workers": [1, 3]}}
+    config = build(TrainConfig, TRAIN | sizes)
+    three = pickle.loads(pickle.dumps(config.with_workers(3)))
+    assert three.num_ranks == 3
+    assert dump_config(three) == dump_config(config)
+    assert build(TrainConfig, yaml.safe_load(dump_config(three))) == config
+
+
+@pytest.mark.parametrize(
+    ("scaling", "problem", "remedy"),
+    [
+        ({"num_workers": [3, 1]}, r"num_workers=\[3, 1\] is no range", "[1, 4]"),
+        ({"num_workers": [0, 2]}, r"num_workers=\[0, 2\] is no range", "at least 1"),
+        ({"num_workers": -1}, r"num_workers=-1 is below 0", "range [min, max]"),
+        ({"num_workers": [2, 9]}, r"gives 8 micro-batches .*up to 9", "scaling.num_workers=[2, 8]"),
+    ],
+)
+def test_ranges_that_no_run_can_have(scaling: dict[str, Any], problem: str, remedy: str) -> None:
+    sizes = {"train": {"global_batch_size": 16, "micro_batch_size": 2}, "scaling": scaling}
+    with pytest.raises(ConfigError, match=problem) as caught:
+        build(TrainConfig, TRAIN | sizes)
+    assert remedy in caught.value.remedy
+
+
 # ---------------------------------------------------------------- files, extends, overrides
 
 
@@ -284,3 +320,11 @@ def test_a_typo_in_a_list_item_is_told_once() -> None:
         build(TrainConfig, tree)
     assert "did you mean 'path'?" in str(raised.value)
     assert "at least 1 item" not in str(raised.value)
+
+
+def test_rank_0_may_not_wait_for_longer_than_the_others_wait_for_it() -> None:
+    changes = {"scaling__num_workers": 2, "checkpoint__commit_timeout": 700.0}
+    with pytest.raises(ConfigError, match=r"commit_timeout=700 .*collective_timeout_s=600\)\n  → .*timeout_s=1400"):
+        fakes.train_config(**changes)
+    assert fakes.train_config(**changes, scaling__collective_timeout_s=1400.0)
+    assert fakes.train_config(**changes | {"scaling__num_workers": 0})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ray_jobs.training.engine import TorchEngine, build_engine
-from setok.errors import CheckpointError, TrainingError
+from setok.errors import CheckpointError, NotFiniteError
 from tests.fakes import FakeStage, batch_of, build_stage, train_config, train_steps
 
 
@@ -76,11 +76,12 @@ def test_what_is_not_finite_stops_before_the_update(kind: str, value: float) -> 
         engine.backward(output.loss)
     else:
         engine.backward(output.loss * value)
-    with pytest.raises(TrainingError, match=f"step 5: the {kind}") as raised:
+    with pytest.raises(NotFiniteError, match=f"step 5: the {kind}") as raised:
         engine.step(1.0, step=5)
     assert "learning_rate" in raised.value.remedy
     assert all(torch.equal(before[k], v) for k, v in engine.full_weights().items())
     assert not engine.named_state(0, 1)
+    assert all(parameter.grad is None for parameter in engine.trainable.values()), "the gradient is forgotten"
 
 
 def test_clipping_and_rate() -> None:

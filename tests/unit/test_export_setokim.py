@@ -59,6 +59,11 @@ def test_export_and_load_in_one_line(tmp_path: Path, train: str, precision: str)
         assert (one.int() - other.int()).abs().max() <= 1
     for one, other in zip(run.segment(pictures, ["a", "b"]), folder.segment(pictures, ["a", "b"]), strict=True):
         assert (one == other).float().mean() > 0.99
+    draft = checkpoint.Draft("memory://exports/run", 1)
+    draft.write_part({}, rank=0, world_size=1)
+    draft.finish(config, {"model": checkpoint.copy_weights(task)}, state)
+    stored = Predictor.from_pretrained("memory://exports/run")
+    assert stored.caption(pictures) == run.caption(pictures), "an address does as well as a folder"
     tokenizer = export_tokenizer(config.run_dir, tmp_path / "setok")
     assert isinstance(tokenizer, SeTok)
     weights = SeTok.from_pretrained(tmp_path / "setok").state_dict()

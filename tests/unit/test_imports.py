@@ -25,6 +25,10 @@ print(json.dumps({{
 """
 
 
+FOR_OTHERS = {"setok.lmms_eval.models"}
+"""Imported by a package that is not installed here, whose classes they extend (tests/harness)."""
+
+
 def modules_of(folder: Path) -> list[str]:
     """Dotted names of a package's modules, without those that are programs."""
     files = sorted(file for file in folder.rglob("*.py") if file.name != "__main__.py")
@@ -53,6 +57,8 @@ def test_configs_are_checked_without_torch(module: str, tmp_path: Path) -> None:
 
 def test_the_library_imports_without_ray_and_does_nothing(repo_root: Path, tmp_path: Path) -> None:
     modules = modules_of(repo_root / "setok")
+    assert set(modules) >= FOR_OTHERS
+    modules = [module for module in modules if module not in FOR_OTHERS]
     assert len(modules) >= 50
     state = after_importing(modules, tmp_path)
     assert not set(state["modules"]) & {"ray", "deepspeed", "wandb"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from setok.errors import DataError
 from setok.metrics import scienceqa
-from setok.metrics.gqa import GqaScores
+from setok.metrics.gqa import GqaScores, distribution
 from setok.metrics.mme import COGNITION, PERCEPTION, MmeScores, read_answer
 from setok.metrics.pope import PopeScores, says_yes
 from setok.metrics.samples import SampleScores
@@ -71,6 +71,44 @@ def test_gqa_by_hand() -> None:
         figures["consistency"] == 50 and figures["num_consistency"] == 1
     )  # of 2 and 3 one is right; 4 is wrong itself
     assert figures["num_samples"] == 2
+
+
+def test_gqa_choices_and_distribution_by_hand() -> None:
+    colour = {"answer": "red", "groups": {"global": "colour"}, "types": {"detailed": "attrQuery"}}
+    shared = {"answer": "shape", "types": {"detailed": "twoCommon"}}
+    choices = {"valid": ["red", "blue"], "plausible": ["red"]}
+    scores = GqaScores()
+    for question, said in (("1", "red"), ("2", "blue"), ("3", "blue"), ("4", "big")):
+        scores.update(question, said, colour, choices)
+    scores.update(
+        "5", "material", shared, {"valid": [], "plausible": []}
+    )  # asks what is common: its choices do not count
+    scores.update("6", "red", {**colour, "isBalanced": False}, choices)  # counts for nothing here
+    figures = scores.compute()
+    assert figures["validity"] == 100 * 4 / 5
+    assert figures["plausibility"] == 100 * 2 / 5
+    assert (
+        figures["distribution"] == (1 - 4) ** 2 / 4 / 100
+    )  # red is said once of four times; what is never right is free
+    assert "distribution" not in GqaScores().compute()
+
+
+_PAIRS = st.lists(
+    st.tuples(st.sampled_from(["f", "g"]), st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1, max_size=30
+)
+
+
+@given(_PAIRS)
+def test_gqa_distribution_is_chi_square_of_the_groups(pairs: list[tuple[str, str, str]]) -> None:
+    total = 0.0
+    for group in {row[0] for row in pairs}:
+        own = [row for row in pairs if row[0] == group]
+        for answer in {row[1] for row in own}:
+            true, said = sum(row[1] == answer for row in own), sum(row[2] == answer for row in own)
+            total += len(own) * (said - true) ** 2 / true
+    assert distribution(pairs) == pytest.approx(total / len(pairs) / 100)
+    assert distribution(pairs) == distribution(pairs[::-1])
+    assert distribution([(group, answer, answer) for group, answer, _ in pairs]) == 0
 
 
 def test_gqa_golden(realdata: Path) -> None:

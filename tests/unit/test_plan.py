@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from setok.data.permutation import derive_key, permute
-from setok.data.plan import WINDOW, Plan, block_positions, num_blocks
+from setok.data.plan import WINDOW, Plan, block_positions, num_blocks, rank_slots, step_of
 from setok.errors import ConfigError, DataError
 
 
@@ -209,5 +209,37 @@ def test_what_no_plan_can_do() -> None:
         Plan(0, [5], [1.0], [1, 2])
     with pytest.raises(ConfigError, match="source 0 of the mixture has max_epochs 0"):
         Plan(0, [5], [1.0], max_epochs=[0])
-    with pytest.raises(ConfigError, match="global batch of 10 does not divide among 4"):
-        block_positions(0, start_step=0, steps_per_block=1, num_workers=4, global_batch_size=10)
+    with pytest.raises(
+        ConfigError, match=r"10 in micro-batches of 4 has nothing for some of 4[\s\S]*at most 3 workers"
+    ):
+        block_positions(0, start_step=0, steps_per_block=1, num_workers=4, global_batch_size=10, micro_batch_size=4)
+
+
+@settings(deadline=None, max_examples=300)
+@given(size=st.integers(1, 60), micro=st.integers(1, 9), data=st.data())
+def test_every_number_of_workers_gets_the_same_micro_batches(size: int, micro: int, data: st.DataObject) -> None:
+    whole = [list(range(at, min(at + micro, size))) for at in range(0, size, micro)]
+    num_workers = data.draw(st.integers(1, len(whole)))
+    sizes = {"num_workers": num_workers, "global_batch_size": size, "micro_batch_size": micro}
+    ranks = [rank_slots(rank, **sizes).reshape(-1, micro).tolist() for rank in range(num_workers)]
+    assert {len(rank) for rank in ranks} == {-(-len(whole) // num_workers)}, "all ranks run as many"
+    real = [[[slot for slot in part if slot >= 0] for part in rank] for rank in ranks]
+    assert [part for rank in real for part in rank if part] == whole
+    assert all(rank[0] for rank in real), "nobody is without samples"
+    assert all(
+        part[: len(kept)] == kept for r, k in zip(ranks, real, strict=True) for part, kept in zip(r, k, strict=True)
+    )
+    assert all(real[0]), "what rank 0 shows in its log is never padding alone"
+
+
+def test_positions_of_padding_say_their_step() -> None:
+    sizes = {"num_workers": 3, "global_batch_size": 7, "micro_batch_size": 2}
+    of_blocks = {"start_step": 5, "stop_step": 7, "steps_per_block": 4} | sizes
+    blocks = [block_positions(number, **of_blocks) for number in range(3)]
+    assert [block.tolist() for block in blocks] == [
+        [35, 36, 37, 38, 42, 43, 44, 45],
+        [39, 40, -6, -6, 46, 47, -7, -7],
+        [41, -6, -6, -6, 48, -7, -7, -7],
+    ]
+    for block in blocks:
+        assert step_of(block, global_batch_size=7).tolist() == [5] * 4 + [6] * 4

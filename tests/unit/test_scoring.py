@@ -131,6 +131,15 @@ def test_gqa(score: Score, tmp_path: Path) -> None:
     assert score("gqa", said, truth)["accuracy"] == 100
     write(said, [{"questionId": "1", "prediction": "red"}, {"questionId": "2", "prediction": "no"}])
     assert score("gqa", said, truth)["consistency"] == 0
+    choices = write(tmp_path / "choices.json", {"1": {"valid": ["red", "blue"], "plausible": ["blue"]}})
+    figures = score("gqa", said, truth, "--choices", str(choices))
+    assert (figures["validity"], figures["plausibility"]) == (100, 0)
+    write(choices, {"2": {"valid": [], "plausible": []}})
+    with pytest.raises(DataError, match=r"no choices for 1 balanced question\(s\), such as 1"):
+        score("gqa", said, truth, "--choices", str(choices))
+    write(choices, {"1": {"valid": ["red"]}})
+    with pytest.raises(DataError, match=r"KeyError\('plausible'\)"):
+        score("gqa", said, truth, "--choices", str(choices))
 
 
 def test_pope_by_id_and_by_line(score: Score, tmp_path: Path) -> None:

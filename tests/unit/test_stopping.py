@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,22 @@ def test_a_block_without_a_signal_ends_plainly(tmp_path: Path) -> None:
     with stop_on_signal(tmp_path):
         pass
     assert not is_asked_to_stop(tmp_path)
+
+
+def test_a_stop_is_told_in_a_thread_as_well(tmp_path: Path) -> None:
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            with stop_on_signal(tmp_path):
+                (tmp_path / STOP).touch()
+        except Stopped as stopped:
+            told.append(stopped)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_STOPPED), (signal.SIGINT, EXIT_INTERRUPTED)])

@@ -130,5 +130,5 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert beside("data/x/", "-heldout") == "data/x-heldout"
     assert beside("s3://b/x?region=eu", "-heldout") == "s3://b/x-heldout?region=eu"
     assert beside("why?/x", "-heldout") == "why?/x-heldout"
-    with pytest.raises(ConfigError, match=r"no file system is called 'ftp'\n.*s3"):
-        Storage("ftp://host/x")
+    with pytest.raises(ConfigError, match=r"no file system is called 'ftpd'\n.*s3"):
+        Storage("ftpd://host/x")

@@ -1,0 +1,81 @@
+"""What ``python -m ray_jobs.train --verify RUN`` says: the state of every file of a run's checkpoints, and what is resumed."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from setok import checkpoint
+from setok.checkpoint import WRITING, FileState, Store
+from setok.errors import CheckpointError
+
+GOOD, FALLS_BACK, NONE_GOOD = 0, 1, 2
+"""Exit codes: the newest checkpoint is good; an older one would be used; none is good."""
+
+
+def verify_run(run: str, console: Console) -> int:
+    """Read every byte of a run's checkpoints, and show what is found; an exit code.
+
+    Args:
+        run: its folder, or the address of one in a store.
+
+    Raises:
+        CheckpointError: the run has no checkpoint.
+    """
+    home = checkpoint.keeps_in(run)
+    store = Store.of_run(home)
+    steps = store.steps()
+    if not steps:
+        raise CheckpointError(
+            f"{store.storage.name} holds no checkpoint", "name a run's folder (runs/NAME) or address (s3://…/NAME)"
+        )
+    found = {step: store.examine(step) for step in steps}
+    good = [step for step in steps if not any(state.problem for state in found[step])]
+    columns = [Column(name, no_wrap=True) for name in ("checkpoint", "file")]
+    columns += [Column("bytes", no_wrap=True, justify="right"), Column("state")]
+    table = Table(*columns, title=f"Checkpoints in {store.storage.name}", title_justify="left")
+    for step in steps:
+        _add(table, checkpoint.name_of(step), found[step])
+    console.print(table)
+    for name in store.storage.folders():
+        if name.startswith(WRITING):
+            console.print(
+                Text(f"{name} is being written, or is what an interrupted save left: the next one clears it.")
+            )
+    console.print(_measured(store, good))
+    if not good:
+        console.print(Text(f"None of {len(steps)} is good: a run cannot be resumed from here.", style="bold red"))
+        return NONE_GOOD
+    resumed = checkpoint.name_of(good[0])
+    if good[0] == steps[0]:
+        console.print(Text(f"Training goes on from {resumed}, the newest one.", style="green"))
+        return GOOD
+    newer = ", ".join(checkpoint.name_of(step) for step in steps if step > good[0])
+    console.print(Text(f"Training goes on from {resumed}: {newer} cannot be used.", style="yellow"))
+    return FALLS_BACK
+
+
+def _add(table: Table, name: str, states: list[FileState]) -> None:
+    """The rows of one checkpoint, whose name stands in the first."""
+    for number, state in enumerate(states):
+        problem = state.problem and state.problem.removeprefix(f"{state.name} ")
+        table.add_row(
+            name if number == 0 else "",
+            state.name,
+            "–" if state.size is None else f"{state.size:,}",
+            Text(problem or "good", style="red" if problem else "green"),
+        )
+    table.add_section()
+
+
+def _measured(store: Store, good: list[int]) -> Text:
+    """Which of the good checkpoints is the best."""
+    manifests = {step: store.manifest(step) for step in good}
+    best = next((manifest.best for manifest in manifests.values() if manifest.best is not None), None)
+    measured = [step for step in good if best is not None and best.metric in manifests[step].metrics]
+    if best is None or not measured:
+        return Text("No good checkpoint says what it measured.")
+    step = min(measured, key=lambda step: best.key(manifests[step].metrics))
+    value = manifests[step].metrics[best.metric]
+    return Text(f"{checkpoint.BEST} is {checkpoint.name_of(step)}: {best.order} {best.metric}, {value:.6g}.")
