@@ -340,7 +340,7 @@ def dry_run(config: TrainConfig) -> None:
 
     from setok.summary import describe, estimate_memory
 
-    if checkpoint.newest_good(config.run_dir) is None:
+    if checkpoint.newest_good(checkpoint.home_of(config)) is None:
         check_beginning(config)
     parts = describe(config)
     table = Table("part", "parameters", "trainable", title=f"{config.name}: stage {config.stage}")

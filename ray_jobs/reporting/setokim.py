@@ -56,7 +56,7 @@ TASKS: dict[str, _Task] = {
     "caption": _Task(
         title="Captions",
         meaning="Every thing in the picture should be named by its right name, as often as it is there. No reference stands"
-        " beside these: what is right by chance shows in “Things right”.",
+        " beside these.",
         figures=(
             Row(
                 key="recall",
