@@ -65,30 +65,12 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
-    store = checkpoint.Store.of_run(checkpoint.home_of(config))
-    start = checkpoint.newest_good(checkpoint.home_of(config))
-    if start is None and store.steps():
-        raise CheckpointError(
-            f"none of the checkpoints in {store.storage.name} can be used; what is wrong with each is said above",
-            f"to start over, delete them or give the run another name (--set name={config.name}-2)",
-        )
-    if start is not None:
-        check_same_run(config, start)
-        if checkpoint.step_of(start) >= config.train.steps:
-            console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
-            evaluate_what_is_left(config)
-            return run_dir
-        console().print(f"Going on from {store.shown(checkpoint.step_of(start))}.")
-    store.probe()
-    if config.validation is not None:
-        Manifest.load(config.validation.data)
-    if start is None:
-        check_beginning(config)
-    if config.scaling.num_workers:
-        check_cluster(config)
-    preflight.check_folder(run_dir)
-    if config.scaling.num_workers:
-        preflight.check_nodes(config)
+    start = find_start(config)
+    if start is not None and checkpoint.step_of(start) >= config.train.steps:
+        console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
+        evaluate_what_is_left(config)
+        return run_dir
+    check_before_start(config, start)
     failure.clear(run_dir)
     history.note_sudden_end(run_dir)
     signs.clear(run_dir)
@@ -224,6 +206,40 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
 
 
 # ---------------------------------------------------------------- before it starts
+
+
+def find_start(config: TrainConfig) -> Path | None:
+    """The checkpoint that a run goes on from, told to whoever started it; ``None`` for a new run.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is good, or they are of another model.
+    """
+    home = checkpoint.home_of(config)
+    store, start = checkpoint.Store.of_run(home), checkpoint.newest_good(home)
+    if start is None and store.steps():
+        raise CheckpointError(
+            f"none of the checkpoints in {store.storage.name} can be used; what is wrong with each is said above",
+            f"to start over, delete them or give the run another name (--set name={config.name}-2)",
+        )
+    if start is not None:
+        check_same_run(config, start)
+        if checkpoint.step_of(start) < config.train.steps:
+            console().print(f"Going on from {store.shown(checkpoint.step_of(start))}.")
+    return start
+
+
+def check_before_start(config: TrainConfig, start: Path | None) -> None:
+    """Refuse what cannot work before anything heavy is started: stores, sets, weights, the cluster, the run's folder."""
+    checkpoint.Store.of_run(checkpoint.home_of(config)).probe()
+    if config.validation is not None:
+        Manifest.load(config.validation.data)
+    if start is None:
+        check_beginning(config)
+    if config.scaling.num_workers:
+        check_cluster(config)
+    preflight.check_folder(config.run_dir)
+    if config.scaling.num_workers:
+        preflight.check_nodes(config)
 
 
 def check_same_run(config: TrainConfig, start: Path) -> None:
