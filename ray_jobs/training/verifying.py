@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from setok import checkpoint
-from setok.checkpoint import WRITING, FileState, Store
+from setok.checkpoint import WRITING, Evaluations, FileState, Store
 from setok.errors import CheckpointError
 
 GOOD, FALLS_BACK, NONE_GOOD = 0, 1, 2
@@ -43,7 +43,7 @@ def verify_run(run: str, console: Console) -> int:
             console.print(
                 Text(f"{name} is being written, or is what an interrupted save left: the next one clears it.")
             )
-    console.print(_measured(store, good))
+    console.print(_measured(home, good))
     if not good:
         console.print(Text(f"None of {len(steps)} is good: a run cannot be resumed from here.", style="bold red"))
         return NONE_GOOD
@@ -69,13 +69,17 @@ def _add(table: Table, name: str, states: list[FileState]) -> None:
     table.add_section()
 
 
-def _measured(store: Store, good: list[int]) -> Text:
-    """Which of the good checkpoints is the best."""
+def _measured(home: str, good: list[int]) -> Text:
+    """Which of the good checkpoints is the best, by what was logged before it and by its evaluations since."""
+    store, evaluations = Store.of_run(home), Evaluations(home)
     manifests = {step: store.manifest(step) for step in good}
+    metrics = {
+        step: {**manifest.metrics, **evaluations.metrics(step, manifest)} for step, manifest in manifests.items()
+    }
     best = next((manifest.best for manifest in manifests.values() if manifest.best is not None), None)
-    measured = [step for step in good if best is not None and best.metric in manifests[step].metrics]
+    measured = [step for step in good if best is not None and best.metric in metrics[step]]
     if best is None or not measured:
         return Text("No good checkpoint says what it measured.")
-    step = min(measured, key=lambda step: best.key(manifests[step].metrics))
-    value = manifests[step].metrics[best.metric]
+    step = min(measured, key=lambda step: best.key(metrics[step]))
+    value = metrics[step][best.metric]
     return Text(f"{checkpoint.BEST} is {checkpoint.name_of(step)}: {best.order} {best.metric}, {value:.6g}.")

@@ -45,10 +45,10 @@ def test_what_stays(
 
 
 def test_the_best_stay_and_have_a_name(tmp_path: Path) -> None:
-    config = train_config(checkpoint__keep_best=2, checkpoint__best_metric="eval/psnr", checkpoint__best_is="highest")
+    config = train_config(checkpoint__keep_best=2, checkpoint__best_metric="train/psnr", checkpoint__best_is="highest")
     retention = Retention.of(config.checkpoint.model_copy(update={"keep": 1}))
     for step, psnr in enumerate((20.0, 25.0, 22.0, 24.0, 21.0), start=1):
-        write(tmp_path, step, config, eval__psnr=psnr)
+        write(tmp_path, step, config, train__psnr=psnr)
         checkpoint.prune(tmp_path, retention, written=step)
     assert checkpoint.Store.of_run(tmp_path).steps() == [5, 4, 2]
     assert encoder_bias(checkpoint.resolve(f"{tmp_path}@best")) == 2

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from ray_jobs import train
 from ray_jobs.training.verifying import FALLS_BACK, GOOD, NONE_GOOD, verify_run
-from setok.checkpoint import Draft
+from setok import checkpoint
+from setok.checkpoint import Draft, Evaluation, Evaluations
 from setok.errors import CheckpointError
 from tests.checkpoints import FILES, STEPS, damage, flipped, truncated, write
+from tests.fakes import train_config
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -44,6 +46,21 @@ def test_all_good(run: str) -> None:
     assert "Training goes on from step_00000006, the newest one." in text
     assert "@best is step_00000004: lowest train/loss, 0.25." in text
     assert "secret" not in text, "no credentials of the address"
+
+
+def test_the_best_is_that_of_the_evaluations(tmp_path: Path) -> None:
+    """They come after the checkpoint, and have files of their own."""
+    config = train_config(
+        checkpoint__best_metric="eval/psnr", checkpoint__best_is="highest", validation__data=str(tmp_path / "set")
+    )
+    for step, psnr in zip(STEPS, (20.0, 25.5, 21.0), strict=True):
+        write(tmp_path, step, config)
+        evaluations = Evaluations(tmp_path)
+        done = Evaluation(state="done", manifest=evaluations.contents(step), metrics={"eval/psnr": psnr})
+        evaluations.write(step, done)
+    code, text = verified(str(tmp_path))
+    assert code == GOOD and "@best is step_00000004: highest eval/psnr, 25.5." in text
+    assert checkpoint.resolve(f"{tmp_path}@best").name == "step_00000004"
 
 
 def test_a_fallback(run: str) -> None:
