@@ -167,7 +167,7 @@ class TrainConfig(Job):
                 "set loss.perceptual=0, or raise model.image_size",
             )
         waits, commits = self.scaling.collective_timeout_s, self.checkpoint.commit_timeout
-        if self.num_ranks > 1 and commits >= waits:
+        if self.scaling.max_workers > 1 and commits >= waits:
             raise ConfigError(
                 f"checkpoint.commit_timeout={commits:g} lets rank 0 wait for longer than the others wait for it"
                 f" (scaling.collective_timeout_s={waits:g})",
