@@ -19,8 +19,8 @@ from ray_jobs.evaluate import evaluate, headlines
 from ray_jobs.ingest import dry_run as plan_ingest
 from ray_jobs.ingest import heldout_folder, ingest
 from ray_jobs.reporting.page import write_report
-from ray_jobs.train import dry_run as plan_training
 from ray_jobs.train import train
+from ray_jobs.training.dry_run import dry_run as plan_training
 from setok import checkpoint
 from setok.config import PipelineConfig, ScenesConfig, TrainConfig, WordsConfig, dump_config
 from setok.data.scenes import write_scenes

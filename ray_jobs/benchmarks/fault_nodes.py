@@ -53,7 +53,7 @@ def main() -> None:
             raise SystemExit(f"the run ended with {code}\n{run.tail()}")
     ray.shutdown()
     cluster.shutdown()
-    print(json.dumps(seen | {"gone": gone}))
+    sys.stdout.write(json.dumps(seen | {"gone": gone}) + "\n")  # for the program that started this one
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ray_jobs.train import dry_run, train
+from ray_jobs.train import train
+from ray_jobs.training.dry_run import dry_run
 from ray_jobs.training.tracking import read_metrics
 from setok import checkpoint
 from setok.config import TrainConfig, build

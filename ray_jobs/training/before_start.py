@@ -1,0 +1,150 @@
+"""Before a run starts: where it goes on from, and the refusal of all that cannot work."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ray_jobs.launch import console
+from ray_jobs.training import preflight
+from setok import checkpoint
+from setok.config import TrainConfig, differences
+from setok.data.schema import Manifest
+from setok.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def find_start(config: TrainConfig) -> Path | None:
+    """The checkpoint that a run goes on from, told to whoever started it; ``None`` for a new run.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is good, or they are of another model.
+    """
+    home = checkpoint.home_of(config)
+    store, start = checkpoint.Store.of_run(home), checkpoint.newest_good(home)
+    if start is None and store.steps():
+        raise CheckpointError(
+            f"none of the checkpoints in {store.storage.name} can be used; what is wrong with each is said above",
+            f"to start over, delete them or give the run another name (--set name={config.name}-2)",
+        )
+    if start is not None:
+        check_same_run(config, start)
+        if checkpoint.step_of(start) < config.train.steps:
+            console().print(f"Going on from {store.shown(checkpoint.step_of(start))}.")
+    return start
+
+
+def check_before_start(config: TrainConfig, start: Path | None) -> None:
+    """Refuse what cannot work before anything heavy is started: stores, sets, weights, the cluster, the run's folder."""
+    checkpoint.Store.of_run(checkpoint.home_of(config)).probe()
+    if config.validation is not None:
+        Manifest.load(config.validation.data)
+    if start is None:
+        check_beginning(config)
+    if config.scaling.num_workers:
+        check_cluster(config)
+    preflight.check_folder(config.run_dir)
+    if config.scaling.num_workers:
+        preflight.check_nodes(config)
+
+
+def check_same_run(config: TrainConfig, start: Path) -> None:
+    """Refuse to go on with another model or optimizer; warn where the order of the data changes."""
+    old = checkpoint.read_config(start)
+    changed = {
+        key: values
+        for section in ("stage", "model", "concepts", "discriminator", "setokim")
+        for key, values in differences(getattr(old, section), getattr(config, section), section).items()
+    } | differences(old.optim.kind, config.optim.kind, "optim.kind")
+    if changed:
+        listed = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in sorted(changed.items()))
+        raise CheckpointError(
+            f"{config.run_dir} holds a run of another model: {listed}",
+            f"give this run another name (--set name={config.name}-2), or delete {config.run_dir}",
+        )
+    order = differences(old.data.train, config.data.train, "data.train") | differences(old.seed, config.seed, "seed")
+    if old.train.global_batch_size != config.train.global_batch_size:
+        order["train.global_batch_size"] = (old.train.global_batch_size, config.train.global_batch_size)
+    for key, (before, after) in order.items():
+        logger.warning("%s was %r and is %r: from here on, samples come in another order", key, before, after)
+
+
+def check_beginning(config: TrainConfig) -> None:
+    """Refuse a new run whose ``checkpoint.init_from`` is missing, or is of another model."""
+    if config.checkpoint.init_from is None:
+        return
+    source = checkpoint.resolve(config.checkpoint.init_from)
+    if config.stage != "tokenizer":
+        from setok.stages.setokim import check_source  # brings in torch
+
+        check_source(source, config)
+
+
+def check_cluster(config: TrainConfig) -> None:
+    """Refuse what the cluster can never give; Ray itself would wait for ever."""
+    import ray
+
+    scaling, data = config.scaling, config.data
+    now = ray.cluster_resources()
+    largest = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # what the autoscaler may add
+    available = {kind: max(now.get(kind, 0.0), largest.get(kind, 0.0)) for kind in ("CPU", "GPU")}
+
+    def missing(num_workers: int) -> tuple[str, str] | None:
+        """What so many workers lack, and what to lower."""
+        cpus = num_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus
+        parts = f"{num_workers} workers × {scaling.cpus_per_worker:g} + {data.decode_workers} decoders × {data.decode_cpus:g}"
+        if cpus > available["CPU"] + 1e-6:
+            lower = "lower scaling.num_workers, scaling.cpus_per_worker or data.decode_workers"
+            return f"{cpus:g} CPUs ({parts}), and the cluster has {available['CPU']:g}", lower
+        if scaling.use_gpu and num_workers > available["GPU"]:
+            lower = "lower scaling.num_workers, or set scaling.use_gpu=false"
+            return f"{num_workers} GPUs ({num_workers} workers × 1), and the cluster has {available['GPU']:g}", lower
+        return None
+
+    if (lack := missing(scaling.min_workers)) is not None:
+        fewest = " at least" if scaling.is_elastic else ""
+        raise ConfigError(f"the run needs{fewest} {lack[0]}", f"{lack[1]}, or add nodes")
+    if (lack := missing(scaling.max_workers)) is not None:
+        logger.warning(
+            "scaling.num_workers of %d need %s: the run starts with fewer, and takes more when nodes come",
+            scaling.max_workers,
+            lack[0],
+        )
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same run with paths that mean the same in Ray's processes, whose working directory is another."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).absolute())
+
+    setokim = config.setokim and config.setokim.model_copy(
+        update={
+            "text_tokenizer": _existing(config.setokim.text_tokenizer),
+            "language_model": config.setokim.language_model.model_copy(
+                update={"path": _existing(config.setokim.language_model.path)}
+            ),
+        }
+    )
+    init_from, store = config.checkpoint.init_from, config.checkpoint.store
+    perceptual = config.loss.perceptual_path
+    validation = config.validation and config.validation.model_copy(update={"data": absolute(config.validation.data)})
+    entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
+    return config.model_copy(
+        update={
+            "output_dir": absolute(config.output_dir),
+            "data": config.data.model_copy(update={"train": entries}),
+            "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
+            "setokim": setokim,
+            "validation": validation,
+            "checkpoint": config.checkpoint.model_copy(
+                update={"init_from": init_from and absolute(init_from), "store": store and absolute(store)}
+            ),
+        }
+    )
+
+
+def _existing(path: str | None) -> str | None:
+    """A local folder's absolute path; a hub id stays what it is."""
+    return str(Path(path).absolute()) if path and Path(path).exists() else path
