@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ray_jobs.training.machine import WorkerContext
 from setok.batch import ImageTextBatch, LossOutput, StepContext
 from setok.collectives import all_reduce_sum
 from setok.config import TrainConfig, build
@@ -125,6 +126,19 @@ class FakeBatches:
         for step in range(self.step, train.steps):
             positions = positions_of(np.array([step]), slots, global_batch_size=train.global_batch_size)
             yield [batch_of(part) for part in positions.reshape(accumulation, -1).tolist()]
+
+
+def worker_of(config: TrainConfig, *, rank: int = 0, world_size: int = 1, **changes: Any) -> WorkerContext:
+    """One rank of a run on the fake stage; ``changes`` are other fields of its context."""
+    given: dict[str, Any] = {
+        "rank": rank,
+        "world_size": world_size,
+        "local_world_size": 1,
+        "device": torch.device("cpu"),
+        "batches": lambda start: FakeBatches(config, rank=rank, start_step=start),
+        "report": lambda metrics: None,
+    }
+    return WorkerContext(**given | changes)
 
 
 def train_steps(stage: FakeStage, engines: Mapping[str, Any], first: int, last: int, *, rank: int) -> list[float]:

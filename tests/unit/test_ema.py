@@ -10,7 +10,6 @@ import torch
 from ray_jobs.evaluation.replica import Replica, ReplicaTask
 from ray_jobs.training import loop
 from ray_jobs.training.loop import train_loop
-from ray_jobs.training.machine import WorkerContext
 from setok import checkpoint
 from setok.checkpoint import TrainerState
 from setok.config import TrainConfig, build
@@ -46,14 +45,7 @@ def test_an_average_of_other_weights_is_refused() -> None:
 def run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The loop in this process on the fake stage; its last checkpoint."""
     monkeypatch.setattr(loop, "build_stage", fakes.build_stage)
-    worker = WorkerContext(
-        rank=0,
-        world_size=1,
-        local_world_size=1,
-        device=torch.device("cpu"),
-        batches=lambda start: fakes.FakeBatches(config, rank=0, start_step=start),
-        report=lambda metrics: None,
-    )
+    worker = fakes.worker_of(config)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     train_loop(config, worker)
     return checkpoint.folder_of(config.run_dir, config.train.steps)

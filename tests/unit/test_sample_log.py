@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from ray_jobs.training import loop
 from ray_jobs.training.loop import train_loop
-from ray_jobs.training.machine import WorkerContext
 from ray_jobs.training.sample_log import SAMPLES, ids_of, read_samples
 from ray_jobs.training.start_times import read_starts
 from setok.config import TrainConfig
@@ -20,14 +18,7 @@ def run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, 
     """The loop in this process on the fake stage; what it reported."""
     monkeypatch.setattr(loop, "build_stage", fakes.build_stage)
     reported: list[dict[str, float]] = []
-    worker = WorkerContext(
-        rank=0,
-        world_size=1,
-        local_world_size=1,
-        device=torch.device("cpu"),
-        batches=lambda start: fakes.FakeBatches(config, rank=0, start_step=start),
-        report=reported.append,
-    )
+    worker = fakes.worker_of(config, report=reported.append)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     train_loop(config, worker)
     return reported

@@ -35,24 +35,13 @@ def config_for(folder: Path, **changes: Any) -> TrainConfig:
     return fakes.train_config(output_dir=str(folder), name="run", **{"checkpoint__keep": 9} | changes)
 
 
-def worker_for(config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> WorkerContext:
-    return WorkerContext(
-        rank=rank,
-        world_size=world_size,
-        local_world_size=1,
-        device=torch.device("cpu"),
-        batches=lambda start: fakes.FakeBatches(config, rank=0, start_step=start),
-        report=lambda metrics: None,
-    )
-
-
 def state(step: int, world_size: int = 1) -> TrainerState:
     return TrainerState(step=step, samples=step, world_size=world_size)
 
 
 def started(config: TrainConfig, *, world_size: int = 1) -> Saver:
     """Rank 0's saver, for tests that do not come to the end of its block."""
-    return Saver(config, worker_for(config, world_size=world_size)).__enter__()
+    return Saver(config, fakes.worker_of(config, world_size=world_size)).__enter__()
 
 
 def steps_of(config: TrainConfig) -> list[int]:
@@ -90,7 +79,7 @@ def test_the_step_waits_for_the_copy_alone(tmp_path: Path, monkeypatch: pytest.M
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad])
     engine = TorchEngine("model", module, optimizer, max_grad_norm=1.0)
     torch.nn.init.constant_(module.encoder.bias, 1.0)
-    with Saver(config, worker_for(config)) as saver:
+    with Saver(config, fakes.worker_of(config)) as saver:
         saver.save({"model": engine}, state(1), None)
         torch.nn.init.constant_(module.encoder.bias, 2.0)
         assert steps_of(config) == []
@@ -107,7 +96,7 @@ def test_one_save_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     done: list[int] = []
 
     def train() -> None:
-        with Saver(config, worker_for(config)) as saver:
+        with Saver(config, fakes.worker_of(config)) as saver:
             for step in (1, 2, 3):
                 saver.save({}, state(step), None)
                 done.append(step)
@@ -127,7 +116,7 @@ def test_one_save_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_synchronous_saving_is_done_when_it_returns(tmp_path: Path) -> None:
     config = config_for(tmp_path, checkpoint__asynchronous=False)
-    with Saver(config, worker_for(config)) as saver:
+    with Saver(config, fakes.worker_of(config)) as saver:
         for step in (1, 2):
             saver.save({}, state(step), None)
             assert steps_of(config)[-1] == step
@@ -136,7 +125,7 @@ def test_synchronous_saving_is_done_when_it_returns(tmp_path: Path) -> None:
 def test_rank_0_waits_for_the_parts_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path)
     first = started(config, world_size=2)
-    second = Saver(config, worker_for(config, rank=1, world_size=2))
+    second = Saver(config, fakes.worker_of(config, rank=1, world_size=2))
     first.save({}, state(1, 2), None)
     time.sleep(0.2)
     assert steps_of(config) == []
@@ -159,7 +148,7 @@ def test_a_part_that_cannot_be_written_is_told_to_rank_0_at_once(
 ) -> None:
     config = config_for(tmp_path, checkpoint__commit_timeout=60.0)
     first = started(config, world_size=2)
-    second = Saver(config, worker_for(config, rank=1, world_size=2))
+    second = Saver(config, fakes.worker_of(config, rank=1, world_size=2))
     first.save({}, state(1, 2), None)
     with full_disk(monkeypatch, "optimizer-00001-of-00002.safetensors", room=8):
         second.save({}, state(1, 2), None)
@@ -171,7 +160,7 @@ def test_an_error_in_training_keeps_the_save_under_way(tmp_path: Path, monkeypat
     config = config_for(tmp_path)
 
     def fail() -> None:
-        with Saver(config, worker_for(config)) as saver:
+        with Saver(config, fakes.worker_of(config)) as saver:
             saver.save({}, state(1), None)
             raise ValueError("training diverged")
 
@@ -187,7 +176,7 @@ def test_an_error_in_training_waits_for_no_dead_rank(
     config = config_for(tmp_path, checkpoint__commit_timeout=3600.0)
 
     def fail() -> None:
-        with Saver(config, worker_for(config, world_size=2)) as saver:
+        with Saver(config, fakes.worker_of(config, world_size=2)) as saver:
             saver.save({}, state(1, 2), None)
             raise ValueError("Connection closed by peer")
 
@@ -261,7 +250,7 @@ def test_one_save_that_fails_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str, asynchronous: bool
 ) -> None:
     config = config_for(tmp_path, checkpoint__asynchronous=asynchronous)
-    with Saver(config, worker_for(config)) as saver, caplog.at_level(logging.WARNING):
+    with Saver(config, fakes.worker_of(config)) as saver, caplog.at_level(logging.WARNING):
         saver.save(ENGINES, state(1), None)
         saver.wait()
         with FAULTS[fault](monkeypatch):
@@ -302,9 +291,9 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_checkpoint_from_before_the_start_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path, checkpoint__asynchronous=False)
-    with Saver(config, worker_for(config)) as saver:
+    with Saver(config, fakes.worker_of(config)) as saver:
         saver.save(ENGINES, state(1), None)
-    with Saver(config, worker_for(config)) as saver:
+    with Saver(config, fakes.worker_of(config)) as saver:
         with full_disk(monkeypatch):
             saver.save(ENGINES, state(2), None)
         saver.save(ENGINES, state(3), None)
@@ -315,7 +304,7 @@ def test_the_last_save_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = config_for(tmp_path)
 
     def end_on_a_full_disk() -> None:
-        with Saver(config, worker_for(config)) as saver:
+        with Saver(config, fakes.worker_of(config)) as saver:
             saver.save(ENGINES, state(1), None)
             saver.wait()
             with full_disk(monkeypatch):
@@ -362,7 +351,7 @@ def test_a_save_under_way_ends_when_another_start_takes_over(tmp_path: Path, mon
 def train(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, worker: WorkerContext | None = None) -> Path:
     monkeypatch.setattr(loop, "build_stage", fakes.build_stage)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    train_loop(config, worker or worker_for(config))
+    train_loop(config, worker or fakes.worker_of(config))
     return checkpoint.resolve(checkpoint.home_of(config))
 
 
@@ -387,7 +376,7 @@ def test_training_goes_on_beside_a_slow_store_until_the_next_save(
     config = config_for(tmp_path, checkpoint__store=s3_folder, checkpoint__every=3)
     s3_faults.hold("step_00000003/model")
     trained: list[int] = []
-    worker = replace(worker_for(config), report=lambda metrics: trained.append(int(metrics["step"])))
+    worker = replace(fakes.worker_of(config), report=lambda metrics: trained.append(int(metrics["step"])))
     thread = threading.Thread(target=train, args=(config, monkeypatch, worker))
     thread.start()
     deadline = time.monotonic() + 30

@@ -54,14 +54,7 @@ def run(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, samples: set[s
     settings = {"checkpoint__every": 1, "checkpoint__keep": 20, "train__on_non_finite": "skip"}
     config = fakes.train_config(**settings | changes | {"name": name, "output_dir": str(folder)})
     monkeypatch.setattr(loop, "build_stage", build_stage)
-    worker = WorkerContext(
-        rank=0,
-        world_size=1,
-        local_world_size=1,
-        device=torch.device("cpu"),
-        batches=lambda start: fakes.FakeBatches(config, rank=0, start_step=start),
-        report=lambda metrics: None,
-    )
+    worker = fakes.worker_of(config)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     train_loop(config, worker)
     return config

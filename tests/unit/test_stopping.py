@@ -117,12 +117,8 @@ def run(
         if metrics["step"] == stop_after:
             (config.run_dir / STOP).touch()
 
-    worker = WorkerContext(
-        rank=0,
-        world_size=1,
-        local_world_size=1,
-        device=torch.device("cpu"),
-        batches=lambda start: fakes.FakeBatches(config, rank=0, start_step=start),
+    worker = fakes.worker_of(
+        config,
         report=report,
         nodes_to_go=lambda: frozenset({"n"} if reported and reported[-1]["step"] >= nodes_at > 0 else ()),
     )
