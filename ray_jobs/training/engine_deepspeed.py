@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import math
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -208,6 +210,7 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Tra
     """A ``deepspeed.DeepSpeedEngine``, without its greetings and without building what training does not use."""
     import deepspeed
 
+    _import_muon_uncompiled()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     # A shared-memory all-reduce for inference, which DeepSpeed otherwise compiles at the first start.
@@ -230,6 +233,15 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Tra
     }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, which nobody uses here, without what its decorators do to it.
+
+    They compile it, for which torch imports its compiler: a second and a half of every start.
+    """
+    with patch.object(torch, "compile", lambda function: function):
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
 
 
 def _show_dataclasses_to_deepspeed() -> None:
