@@ -199,6 +199,16 @@ def setup_logging() -> None:
 # ---------------------------------------------------------------- Ray
 
 
+def joins_cluster() -> bool:
+    """Whether there is a Ray that this process belongs to, instead of one of its own."""
+    return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def shows_logs() -> bool:
+    """Whether Ray shows here what its processes log: on a cluster, and where ``SETOK_RAY_LOGS`` is set."""
+    return joins_cluster() or bool(os.environ.get("SETOK_RAY_LOGS"))
+
+
 def start_ray(num_cpus: int | None = None) -> None:
     """Join the cluster this process belongs to, or start Ray on this machine; a second call does nothing.
 
@@ -208,7 +218,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     Args:
         num_cpus: CPUs that a Ray of our own may hand out; ``None`` means all of the machine.
     """
-    joins = "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    joins = joins_cluster()
     _set_ray_environment(joins=joins)
     import ray
     import ray.data
@@ -217,9 +227,8 @@ def start_ray(num_cpus: int | None = None) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
-    quiet = not os.environ.get("SETOK_RAY_LOGS")
     if joins:
-        ray.init(logging_level=logging.WARNING, log_to_driver=True)
+        ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
     else:
         ray.init(
             address="local",
@@ -227,7 +236,7 @@ def start_ray(num_cpus: int | None = None) -> None:
             include_dashboard=False,
             object_store_memory=_object_store_bytes(),
             logging_level=logging.WARNING,
-            log_to_driver=not quiet,
+            log_to_driver=shows_logs(),
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -111,9 +111,13 @@ class Run:
         """What the command printed."""
         return self.config.run_dir.with_suffix(".log")
 
+    def output(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+
     def tail(self) -> str:
-        """The last of what it printed."""
-        return self.log.read_text(encoding="utf-8", errors="replace")[-2000:] if self.log.is_file() else ""
+        """The last of it."""
+        return self.output()[-2000:]
 
     @property
     def step(self) -> int:

@@ -109,6 +109,7 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse, times:
                 pulse.enter("saving", done)
                 log.phase("saving", done)
                 log.flush()
+                samples.flush()
                 state = TrainerState(
                     step=done,
                     samples=done * config.train.global_batch_size,

@@ -19,6 +19,7 @@ from ray_jobs.launch import setup_logging
 from ray_jobs.training import failure, history
 from ray_jobs.training.loop import train_loop
 from ray_jobs.training.machine import Batches, WorkerContext
+from ray_jobs.training.messages import warnings_kept
 from setok import checkpoint
 from setok.config import DataConfig as DataSettings
 from setok.config import TrainConfig
@@ -60,7 +61,8 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     )
     failure.clear_record(config.run_dir, rank=rank)
     try:
-        train_loop(config, worker)
+        with warnings_kept(config.run_dir, rank):
+            train_loop(config, worker)
     except Exception as error:
         failure.record(config.run_dir, error, rank=rank)
         raise
