@@ -154,7 +154,7 @@ def set_up_process(config: TrainConfig, worker: WorkerContext) -> None:
     torch.set_num_threads(config.train.threads_per_worker or max(1, cores // worker.local_world_size))
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # the other way to say it imports torch.compile
     torch.manual_seed(config.seed)  # the same on all ranks: they must start from the same weights
 
 
