@@ -258,6 +258,10 @@ def _set_ray_environment(*, joins: bool) -> None:
         "RAY_DEDUP_LOGS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    if not joins:
+        # A small machine's default is one process for each CPU, and more of them end when they are idle for a second. A run
+        # has a dozen that coordinate; those that decode should outlive a restart of the workers.
+        defaults["RAY_num_workers_soft_limit"] = str((os.cpu_count() or 1) + 12)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
