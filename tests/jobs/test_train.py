@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ray_jobs.evaluate import evaluate
-from ray_jobs.evaluation.files import read_pictures
+from ray_jobs.evaluation.tokenizer_files import read_pictures
 from ray_jobs.ingest import ingest
 from ray_jobs.train import train
 from ray_jobs.training.tracking import read_metrics

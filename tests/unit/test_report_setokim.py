@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs.evaluation.setokim import questions_in
-from ray_jobs.evaluation.setokim_files import ANSWERS, EXAMPLES, read_examples, write_lines
-from ray_jobs.evaluation.setokim_replica import lit, png
+from ray_jobs.evaluation.files import ANSWERS, EXAMPLES
+from ray_jobs.evaluation.pictures import lit, png
+from ray_jobs.evaluation.references import questions_in
+from ray_jobs.evaluation.setokim_files import read_examples, write_lines
 from ray_jobs.reporting import setokim as page
 from ray_jobs.reporting.page import ReportData, load_report_data, render
 from ray_jobs.reporting.setokim import TASKS, SetokimReport
