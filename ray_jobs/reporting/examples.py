@@ -14,6 +14,8 @@ _KINDS = (
     (WORST, "Worst", "as the figures count"),
     (None, "", ""),
 )
+_FIGURES = {"segment": "IoU {:.2f}", "generate": "PSNR {:.1f} dB", "edit": "PSNR {:.1f} dB"}
+"""How good a case is, where no answer in words says it."""
 
 
 def examples(cases: Sequence[Mapping[str, Any]]) -> str:
@@ -44,6 +46,8 @@ def _example(example: Mapping[str, Any]) -> str:
         words.append(f"<p>{mark}{escape(example['said']) or '<i>nothing</i>'}</p>")
         if not right:
             words.append(f'<p class="true">{escape(example["truth"])}</p>')
+    if example["task"] in _FIGURES and example.get("goodness") is not None:
+        words.append(f"<p>{_FIGURES[example['task']].format(example['goodness'])}</p>")
     return (
         f'<figure class="card n{len(example["images"])}"><div class="row">{pictures}</div>'
         f'<figcaption title="{escape(example["id"])}">{"".join(words)}</figcaption></figure>'
