@@ -16,7 +16,6 @@ from setok.config.data import (
     SourceConfig,
 )
 from setok.config.jobs import (
-    JOBS,
     EvaluateConfig,
     IngestConfig,
     Job,
@@ -25,10 +24,12 @@ from setok.config.jobs import (
     WordsConfig,
 )
 from setok.config.loading import (
+    JOBS,
     build,
     dump_config,
     list_presets,
     load_config,
+    set_value,
 )
 from setok.config.loss import (
     SetokimLossConfig,
@@ -69,6 +70,12 @@ from setok.config.training import (
     ValidationConfig,
     WandbConfig,
 )
+from setok.config.tune import (
+    Dimension,
+    HalvingConfig,
+    Objective,
+    TuneConfig,
+)
 
 __all__ = [
     "JOBS",
@@ -80,10 +87,12 @@ __all__ = [
     "DataConfig",
     "DeepSpeedConfig",
     "DetokenizerConfig",
+    "Dimension",
     "DiscriminatorConfig",
     "EncoderConfig",
     "EvaluateConfig",
     "FlowConfig",
+    "HalvingConfig",
     "IngestConfig",
     "Job",
     "LanguageModelConfig",
@@ -92,6 +101,7 @@ __all__ = [
     "MaskDecoderConfig",
     "MergerConfig",
     "MixtureEntry",
+    "Objective",
     "OptimConfig",
     "PipelineConfig",
     "ScalingConfig",
@@ -106,6 +116,7 @@ __all__ = [
     "TokenizerLossConfig",
     "TrainConfig",
     "TrainSection",
+    "TuneConfig",
     "ValidationConfig",
     "WandbConfig",
     "WordsConfig",
@@ -114,4 +125,5 @@ __all__ = [
     "dump_config",
     "list_presets",
     "load_config",
+    "set_value",
 ]

@@ -352,11 +352,3 @@ class PipelineConfig(Job):
     instruct: TrainConfig | None = None
     evaluate: tuple[EvaluateConfig, ...] = Field(min_length=1)
     """The first one gives the headline figures."""
-
-
-JOBS: dict[str, type[Job]] = {
-    "ingest": IngestConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "pipeline": PipelineConfig,
-}
