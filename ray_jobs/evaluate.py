@@ -28,6 +28,7 @@ from ray_jobs import launch
 from ray_jobs.evaluation import files
 from ray_jobs.evaluation import setokim as setokim_evaluation
 from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask, concept_vocabulary
+from ray_jobs.evaluation.room import DECODE_CPUS, REPLICA_CPUS, check_room
 from ray_jobs.scoring import command as scoring_command
 from setok import checkpoint
 from setok.config import EvaluateConfig, TokenizerConfig
@@ -41,7 +42,6 @@ from setok.metrics.running import INDEX, ImageRows, MeanImage
 
 MEAN_IMAGE_ROWS = 4096
 """The mean training image is taken over at most this many rows, evenly spaced."""
-_DECODE_CPUS, _REPLICA_CPUS = 0.25, 0.5
 _ROWS_AT_ONCE = 1024
 
 
@@ -70,11 +70,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         launch.console().print(f"{config.run_dir} is finished: this checkpoint is measured on this set already.")
         return finished
     launch.start_ray()
-    _check_resources(config)
+    check_room(num_replicas=config.num_replicas, use_gpu=config.use_gpu)
     mean_image = _mean_image(config.train_data or config.data, model) if config.references else None
     if trained.stage != "tokenizer":
         figures: dict[str, Any] = setokim_evaluation.measure(
-            config, path=path, image_size=image_size, num_rows=num_rows, mean_image=mean_image, cpus=_REPLICA_CPUS
+            config, path=path, image_size=image_size, num_rows=num_rows, mean_image=mean_image, cpus=REPLICA_CPUS
         )
         seconds = time.monotonic() - started
         figures["run"] = _what_ran(config, path, fingerprints, image_size, num_rows, seconds)
@@ -150,25 +150,6 @@ def versions() -> dict[str, str]:
 # ---------------------------------------------------------------- over the cluster
 
 
-def _check_resources(config: EvaluateConfig) -> None:
-    """Refuse what the cluster could never run, instead of waiting for it."""
-    import ray
-
-    has = ray.cluster_resources()
-    cpus = config.num_replicas * _REPLICA_CPUS + _DECODE_CPUS
-    if has.get("CPU", 0) < cpus:
-        most = int((has.get("CPU", 0) - _DECODE_CPUS) / _REPLICA_CPUS)
-        raise ConfigError(
-            f"num_replicas={config.num_replicas} needs {cpus:g} CPUs, and the cluster has {has.get('CPU', 0):g}",
-            f"--set num_replicas={max(1, most)}",
-        )
-    if config.use_gpu and has.get("GPU", 0) < config.num_replicas:
-        raise ConfigError(
-            f"num_replicas={config.num_replicas} needs as many GPUs, and the cluster has {has.get('GPU', 0):g}",
-            "--set use_gpu=false, or fewer replicas",
-        )
-
-
 def _mean_of_rows(folder: str, rows: np.ndarray, image_size: int, fit_multiple: int | None) -> MeanImage:
     mean = MeanImage()
     for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -186,7 +167,7 @@ def _mean_image(folder: str, model: TokenizerConfig) -> np.ndarray:
 
     num_rows = Manifest.load(folder).num_rows
     rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, MEAN_IMAGE_ROWS)).round().astype(np.int64))
-    task = ray.remote(_mean_of_rows).options(num_cpus=_REPLICA_CPUS)
+    task = ray.remote(_mean_of_rows).options(num_cpus=REPLICA_CPUS)
     geometry = (model.image_size, model.fit_multiple)
     parts = [task.remote(folder, part, *geometry) for part in np.array_split(rows, 8) if len(part)]
     total = MeanImage()
@@ -204,7 +185,7 @@ def _measure(
     starts = range(0, num_rows, config.batch_size)
     blocks = [pa.table({INDEX: np.arange(s, min(s + config.batch_size, num_rows))}) for s in starts]
     dataset = ray.data.from_arrow(blocks).map_batches(
-        Read(config.data, model.image_size, model.fit_multiple).__call__, batch_size=None, num_cpus=_DECODE_CPUS
+        Read(config.data, model.image_size, model.fit_multiple).__call__, batch_size=None, num_cpus=DECODE_CPUS
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # max_restarts has no named parameter in Ray 2.60 yet
@@ -213,7 +194,7 @@ def _measure(
             fn_constructor_args=(task,),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=config.num_replicas),
-            num_cpus=_REPLICA_CPUS,
+            num_cpus=REPLICA_CPUS,
             num_gpus=1 if config.use_gpu else None,
             max_restarts=0,  # else Ray warns that the task, in the object store, might be gone at a restart
         )

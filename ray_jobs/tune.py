@@ -17,6 +17,7 @@ from ray_jobs.reporting.sweep import write_sweep_report
 from ray_jobs.train import train
 from ray_jobs.training.before_start import check_cluster
 from ray_jobs.training.stopping import forget_request, stop_on_signal
+from ray_jobs.tuning.averages import write_averages
 from ray_jobs.tuning.results import best_of, write_best, write_table
 from ray_jobs.tuning.running import run_trials
 from ray_jobs.tuning.space import changes_of, check_space, known_values, train_config, with_absolute_base
@@ -102,6 +103,7 @@ def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:
     if not any(trial.result is not None for trial in trials):
         return
     write_table(sweep, trials)
+    write_averages(sweep, trials)
     if (best := best_of(sweep, trials)) is not None:
         write_best(sweep, best)
     write_sweep_report(sweep, trials)

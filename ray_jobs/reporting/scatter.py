@@ -146,6 +146,41 @@ def parallel_chart(
     return svg("".join(parts), f"{title}: {len(whole)} lines over {', '.join(names)}", width, height)
 
 
+def interval_chart(
+    rows: Sequence[tuple[str, float, float | None]], *, title: str, main: int | None = None, width: int = 420
+) -> str:
+    """Means as dots, one below the other, with their confidence intervals as lines.
+
+    Args:
+        rows: label, mean, and half the width of the interval (``None`` for none).
+        main: the row to look at.
+    """
+    known = [(place, label, mean, half or 0.0) for place, (label, mean, half) in enumerate(rows) if math.isfinite(mean)]
+    if not known:
+        return nothing(title, width, 90)
+    row, right = 27, 60
+    left = max(118, 8 + math.ceil(7.0 * max(len(label) for _, label, _, _ in known)))
+    low, high = min(mean - half for *_, mean, half in known), max(mean + half for *_, mean, half in known)
+    span = (high - low) or abs(high) or 1.0
+
+    def x(value: float) -> float:
+        return left + 8 + (value - low) / span * (width - left - right - 16)
+
+    parts = []
+    for line, (place, label, mean, half) in enumerate(known):
+        y = line * row + row / 2
+        kind = "mark" if place == main else "mark-soft"
+        parts.append(f'<text class="label" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
+        if half:
+            parts.append(
+                f'<line class="{kind} line" x1="{x(mean - half):.1f}" x2="{x(mean + half):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
+        parts.append(f'<circle class="mark" cx="{x(mean):.1f}" cy="{y:.1f}" r="3.6"/>')
+        parts.append(f'<text class="value" x="{width - right + 8}" y="{y + 4:.1f}">{short(mean)}</text>')
+    told = ", ".join(f"{label} {short(mean)} ± {short(half)}" for _, label, mean, half in known)
+    return svg("".join(parts), f"{title}: {told}", width, len(known) * row + 4)
+
+
 def name_of(value: Any) -> str:
     """A value as it stands at an axis."""
     if _is_number(value):

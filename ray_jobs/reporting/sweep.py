@@ -9,9 +9,10 @@ from typing import Any
 
 from ray_jobs.reporting.charts import Bar, bar_chart, short
 from ray_jobs.reporting.page import REPORT
-from ray_jobs.reporting.scatter import Mark, parallel_chart, scatter_chart
+from ray_jobs.reporting.scatter import Mark, interval_chart, parallel_chart, scatter_chart
 from ray_jobs.reporting.style import STYLE
 from ray_jobs.tuning import results
+from ray_jobs.tuning.averages import AVERAGES, groups_of
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
 
@@ -40,6 +41,8 @@ def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     """The page as text."""
     best = results.best_of(sweep, trials)
     sections = [_header(sweep, trials, best)]
+    if best is not None and sweep.average_over:
+        sections.append(_averages(sweep, trials))
     if best is not None:
         sections += [_importance(sweep, trials), _against(sweep, trials, best), _trade_offs(sweep, trials, best)]
         sections.append(_parallel(sweep, trials, best))
@@ -74,10 +77,38 @@ def _header(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> s
         parts.append(
             f'<p class="how"><b>Trial {best.number} is best</b> by {escape(name_of(sweep.objectives[0].metric))}'
             f" ({sweep.objectives[0].best_is}): {escape(_values(best))}. Its settings are in <b>{results.BEST}</b>, which"
-            " <b>python -m ray_jobs.train --config</b> takes. One run a trial: differences that a second seed could bring"
-            " about say nothing.</p>"
+            f" <b>python -m ray_jobs.train --config</b> takes. {_how_sure(sweep)}</p>"
         )
     return "".join(parts) + "</header>"
+
+
+def _how_sure(sweep: TuneConfig) -> str:
+    if sweep.average_over:
+        return f"Best is the group of trials with the best mean over {escape(', '.join(sweep.average_over))}."
+    return "One run a trial: differences that a second seed could bring about say nothing."
+
+
+def _averages(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
+    """Means over repetitions: a figure for every metric, and a table."""
+    groups = groups_of(sweep, trials)
+    metrics = [metric for metric in _known(sweep, trials) if any(group.interval(metric) for group in groups)]
+    cards, heads = [], "".join(f'<th scope="col">{escape(name_of(metric))}</th>' for metric in metrics)
+    for metric in metrics:
+        known = [(group.label, one) for group in groups if (one := group.interval(metric)) is not None]
+        chart = interval_chart([(label, one.mean, one.half) for label, one in known], title=name_of(metric), main=0)
+        cards.append(f'<figure class="card"><h3>{escape(name_of(metric))}</h3>{chart}</figure>')
+    lines = []
+    for group in groups:
+        cells = "".join(f"<td>{'–' if (one := group.interval(m)) is None else one.told()}</td>" for m in metrics)
+        lines.append(f'<tr><th scope="row">{escape(group.label)}</th><td>{len(group.trials)}</td>{cells}</tr>')
+    table = f"<table><thead><tr><th></th><th>trials</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return (
+        f"<section><h2>Compared</h2><p>Means over {escape(', '.join(sweep.average_over))}, with their 95 % confidence"
+        " intervals. Where two intervals overlap widely, nothing is known about which is better.</p>"
+        f'<div class="charts two">{"".join(cards)}</div>'
+        f'<div class="scroll card" tabindex="0" role="region" aria-label="Table of means">{table}</div>'
+        f"<p class='note'>The table alone: {AVERAGES}.</p></section>"
+    )
 
 
 def _importance(sweep: TuneConfig, trials: Sequence[Trial]) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from ray_jobs.tuning.averages import groups_of
 from ray_jobs.tuning.space import train_config
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig, dump_config
@@ -53,10 +54,15 @@ def undominated(points: Float[np.ndarray, "trials objectives"]) -> list[int]:
 
 
 def best_of(sweep: TuneConfig, trials: Sequence[Trial]) -> Trial | None:
-    """The trial that is best by the first objective; of equal ones by the next, then the earlier one."""
+    """The trial that is best by the first objective; of equal ones by the next, then the earlier one.
+
+    Where the sweep averages over repetitions, the first trial of the group with the best mean.
+    """
     finished = done(sweep, trials)
     if not finished:
         return None
+    if sweep.average_over:
+        return groups_of(sweep, finished)[0].trials[0]
     points = scores(sweep, finished)
     return finished[max(range(len(finished)), key=lambda place: (*points[place], -place))]
 

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How often running trials are looked at."""
 _ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other output is not silent when it is told to be
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl and TensorBoard have it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C asks trials to save and stop; Tune's answer would be to kill them
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

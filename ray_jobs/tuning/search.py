@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections import deque
 from typing import Any, Protocol
 
 from ray.tune.search import Searcher
@@ -12,8 +11,6 @@ from ray_jobs.training.stopping import is_asked_to_stop
 from ray_jobs.tuning.space import Values, identity, known_values
 from ray_jobs.tuning.trials import Result, Trial, Trials
 from setok.config import TuneConfig
-
-logger = logging.getLogger(__name__)
 
 NUMBER = "number"
 """What a Tune trial's config holds: the number of ours."""
@@ -38,10 +35,10 @@ class KnownSource:
 
     def __init__(self, sweep: TuneConfig, trials: Trials) -> None:
         have = trials.by_identity()
-        self._left: Iterator[Values] = (v for v in known_values(sweep) if identity(v) not in have)
+        self._left = deque(values for values in known_values(sweep) if identity(values) not in have)
 
     def next(self) -> Values | None:
-        return next(self._left, None)
+        return self._left.popleft() if self._left else None
 
     def started(self, trial: Trial) -> None:
         """Changes nothing."""

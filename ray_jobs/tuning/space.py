@@ -31,7 +31,7 @@ def identity(values: Values) -> str:
 
 def grid(space: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
     """All combinations; the last dimension changes fastest."""
-    points = [_points(dimension) for dimension in space.values()]
+    points = [points_of(dimension) for dimension in space.values()]
     for combination in itertools.product(*points):
         yield dict(zip(space, combination, strict=True))
 
@@ -62,10 +62,11 @@ def tidy(dimension: Dimension, value: float) -> float | int:
     return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
 
-def _points(dimension: Dimension) -> list[Any]:
+def points_of(dimension: Dimension) -> list[Any]:
+    """All values in a grid; a range must have ``num_points``."""
     if not dimension.is_range:
         return list(dimension.choices)
-    assert dimension.num_points is not None  # a grid's ranges have it
+    assert dimension.num_points is not None  # the configs have seen to it
     shares = np.linspace(0, 1, dimension.num_points)
     return list(dict.fromkeys(between(dimension, float(share)) for share in shares))  # whole numbers may coincide
 

@@ -60,6 +60,7 @@ from setok.config.setokim import (
     SetokimConfig,
     TokenDiffusionConfig,
 )
+from setok.config.thresholds import ThresholdsConfig
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -111,6 +112,7 @@ __all__ = [
     "SetokimConfig",
     "SetokimLossConfig",
     "SourceConfig",
+    "ThresholdsConfig",
     "TokenDiffusionConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from setok.config.jobs import EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
+from setok.config.thresholds import ThresholdsConfig
 from setok.config.tune import TuneConfig
 from setok.errors import ConfigError, did_you_mean
 
@@ -21,6 +22,7 @@ JOBS: dict[str, type[Job]] = {
     "ingest": IngestConfig,
     "train": TrainConfig,
     "tune": TuneConfig,
+    "sweep_thresholds": ThresholdsConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
 }

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from setok.config.data import ScenesConfig
 from setok.config.jobs import IngestConfig, Job, TrainConfig
 from setok.config.section import Section
-from setok.errors import ConfigError
+from setok.errors import ConfigError, did_you_mean
 
 METRIC_GROUPS = ("train/", "eval/", "data/", "perf/")
 
@@ -110,6 +110,8 @@ class TuneConfig(Job):
     """The first one says which trial is best. With several, all trials that no other one beats in everything are marked."""
     figures: tuple[str, ...] = ("eval/mean_tokens", "perf/train_seconds")
     """Other metrics that the page shows."""
+    average_over: tuple[str, ...] = ()
+    """Dimensions that only repeat trials, such as ``seed``: figures are means over them, with confidence intervals."""
     halving: HalvingConfig | None = None
     max_concurrent: int | None = Field(None, ge=1)
     """Most trials at a time; ``null``: as many as the cluster has room for."""
@@ -153,6 +155,11 @@ class TuneConfig(Job):
                     f"space has {key}, and how many trials have room at a time depends on all being alike in this",
                     "set it under train, or compare in sweeps of their own",
                 )
+        for key in self.average_over:
+            if key not in self.space:
+                raise ConfigError(
+                    f"average_over has {key!r}, which is no dimension of the space", did_you_mean(key, self.space)
+                )
         self._check_metrics()
         return self
 
@@ -172,6 +179,10 @@ class TuneConfig(Job):
             raise ConfigError(
                 f"halving needs to know which of two trials is better, and there are {len(self.objectives)} objectives",
                 "leave halving out, or keep one objective",
+            )
+        if self.halving is not None and self.average_over:
+            raise ConfigError(
+                "halving ends trials that a mean over average_over would need", "leave halving or average_over out"
             )
         if self.halving is not None and self.halving.first_step >= self.train.train.steps:
             raise ConfigError(

@@ -58,13 +58,8 @@ class ClusteringHead(nn.Module):
             done = [self(features[p], config, grid=grid, patch_mask=m) for p, m in zip(parts, masks, strict=True)]
             return concatenate([clusters for clusters, _ in done]), torch.cat([clustered for _, clustered in done])
         setting = config or self.config
-        if patch_mask is not None:
-            features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        projected = self.unit_features(features, patch_mask)
         with torch.autocast(features.device.type, enabled=False):
-            project = self.project
-            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
-                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
-            projected = nn.functional.normalize(features.float(), dim=-1)
             if setting.method != "resampler":
                 return cluster(projected, setting, grid=grid, patch_mask=patch_mask), projected
             queries = 0 if self.resampler is None else len(self.resampler.queries)
@@ -76,6 +71,18 @@ class ClusteringHead(nn.Module):
                 )
             require_finite(projected)
             return self.resampler(projected, setting.num_tokens, patch_mask), projected
+
+    def unit_features(
+        self, features: Float[Tensor, "batch patches width"], patch_mask: Bool[Tensor, "batch patches"] | None = None
+    ) -> Float[Tensor, "batch patches feature"]:
+        """What is clustered: features of the encoder through the projection, of unit length."""
+        if patch_mask is not None:
+            features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        with torch.autocast(features.device.type, enabled=False):
+            project = self.project
+            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
+                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
+            return nn.functional.normalize(features.float(), dim=-1)
 
 
 class SeTok(nn.Module):
@@ -167,7 +174,24 @@ class SeTok(nn.Module):
         """``tokenize`` where the encoder's features of the pictures are there already."""
         grid = self.encoder.grid(*pixel_values.shape[-2:])
         clusters, clustered = self.clustering(features, clustering, grid=grid, patch_mask=patch_mask)
-        setting = clustering or self.config.clustering
+        return self.merge(features, clusters, clustered, clustering or self.config.clustering, grid)
+
+    def merge(
+        self,
+        features: Float[Tensor, "batch patches encoder_width"],
+        clusters: Clusters,
+        clustered: Float[Tensor, "batch patches feature"],
+        setting: ClusteringConfig,
+        grid: tuple[int, int],
+    ) -> VisualTokens:
+        """One token for every cluster.
+
+        Args:
+            features: of the encoder.
+            clustered: the unit-length features that the clusters were made from.
+            setting: says whether patches are averaged by soft masks or hard ones.
+            grid: rows and columns of patches.
+        """
         by_mean = setting.assignment == "hard" and clusters.weights is None
         weights = None if by_mean else clusters.pooling_weights(setting.assignment)
         tokens = self.merger(features, clusters.assignment, weights, clusters.mask, grid)

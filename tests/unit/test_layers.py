@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-ENTRY_POINTS = {"ingest", "train", "tune", "evaluate", "serve", "pipeline", "plan", "doctor", "submit", "benchmark"}
+ENTRY_POINTS = {
+    "ingest",
+    "train",
+    "tune",
+    "sweep_thresholds",
+    "evaluate",
+    "serve",
+    "pipeline",
+    "plan",
+    "doctor",
+    "submit",
+    "benchmark",
+}
 CALL_OTHER_ENTRY_POINTS = {"ray_jobs.pipeline", "ray_jobs.tune"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
