@@ -1,6 +1,6 @@
 """Trials that only repeat each other (other seeds), taken together: means with confidence intervals.
 
-    averages.md   a table of them, for a README or a paper
+averages.md   a table of them, for a README or a paper
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ def rank_of(sweep: TuneConfig, group: Group) -> tuple[float, ...]:
     """Smaller is better: means of the objectives, the first one first."""
     means = [group.interval(objective.metric) for objective in sweep.objectives]
     signs = [-1.0 if objective.best_is == "highest" else 1.0 for objective in sweep.objectives]
-    return tuple(
-        math.inf if mean is None else sign * mean.mean for mean, sign in zip(means, signs, strict=True)
-    )
+    return tuple(math.inf if mean is None else sign * mean.mean for mean, sign in zip(means, signs, strict=True))
 
 
 def _common(sweep: TuneConfig, trial: Trial) -> dict[str, object]:

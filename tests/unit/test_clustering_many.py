@@ -112,7 +112,7 @@ def test_figures_are_those_of_separate_runs(resize: str, assignment: str) -> Non
     from ray_jobs.evaluation.replica import score_reconstruction
     from ray_jobs.evaluation.thresholds import score_many
     from setok.metrics import scoring
-    from tests.tokenizers import predictor_of, scenes_batch
+    from tests.untrained import predictor_of, scenes_batch
 
     model = TokenizerConfig.model_validate(
         {

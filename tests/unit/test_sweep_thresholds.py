@@ -17,7 +17,7 @@ from setok.errors import ConfigError
 from setok.metrics import scoring
 from setok.metrics.running import INDEX, ImageRows
 from tests.pages import check
-from tests.tokenizers import predictor_of, scenes_batch
+from tests.untrained import predictor_of, scenes_batch
 
 TRAINED = ClusteringConfig.model_validate({"feature_dim": 8, "max_tokens": 6, "sharpness": 3.0, "split_regions": 2})
 
