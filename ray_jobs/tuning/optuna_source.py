@@ -34,7 +34,8 @@ class OptunaSource:
         sampler = optuna.samplers.TPESampler(
             seed=sweep.seed + len(there), n_startup_trials=max(4, min(10, sweep.num_trials // 3)), constant_liar=True
         )
-        directions = ["maximize" if objective.best_is == "highest" else "minimize" for objective in sweep.objectives]
+        up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        directions = [up if objective.best_is == "highest" else down for objective in sweep.objectives]
         self.study = optuna.create_study(sampler=sampler, directions=directions)
 
     def next(self) -> Values | None:

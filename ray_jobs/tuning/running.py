@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from ray_jobs import launch
 from ray_jobs.training.stopping import is_asked_to_stop
@@ -82,6 +83,16 @@ def result_of(sweep: TuneConfig, trial: Trial) -> Result:
 
 
 # ---------------------------------------------------------------- all of them
+
+
+class _Silent(TrialProgressCallback):
+    """In place of Tune's own, which prints a line for every trial even where it is told not to."""
+
+    def _print(self, msg: str) -> None:
+        """Say nothing."""
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Say nothing."""
 
 
 class Overseer(tune.Callback):
@@ -200,7 +211,7 @@ def run_trials(sweep: TuneConfig, total: float, train: Callable[[TrainConfig], P
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(storage),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[Overseer(sweep, search, trials.all(), total)],
+            callbacks=[Overseer(sweep, search, trials.all(), total), _Silent()],
             verbose=0,
         ),
     )
