@@ -12,9 +12,14 @@ from setok.predictor import TokenizerPredictor
 from setok.stages import TokenizerTask
 
 
-def predictor_of(model: TokenizerConfig) -> TokenizerPredictor:
+def predictor_of(model: TokenizerConfig, precision: str = "fp32") -> TokenizerPredictor:
     """With the weights that the seed gives."""
-    tree = {"name": "x", "model": model.model_dump(), "data": {"train": [{"path": "d"}]}}
+    tree = {
+        "name": "x",
+        "model": model.model_dump(),
+        "data": {"train": [{"path": "d"}]},
+        "train": {"precision": precision},
+    }
     config = build(TrainConfig, tree)
     torch.manual_seed(0)
     task = TokenizerTask(config, build_concept_encoder(config.concepts).dim)

@@ -58,7 +58,7 @@ def reconstruct_many(
     with predictor.autocast():
         features = tokenizer.encoder(batch.pixel_values, patch_mask)
         clustered = tokenizer.clustering.unit_features(features, patch_mask)
-        found = cluster_many(clustered, settings, grid=grid, patch_mask=patch_mask)
+    found = cluster_many(clustered, settings, grid=grid, patch_mask=patch_mask)  # in fp32, as always
     several = _paint(predictor, tokenizer, batch, features, clustered, found, settings[0], grid, sampling_steps)
     return found.outcome, several
 

@@ -107,8 +107,11 @@ def test_methods_without_thresholds_are_refused() -> None:
 # ---------------------------------------------------------------- through the whole tokenizer
 
 
-@pytest.mark.parametrize(("resize", "assignment"), [("crop", "soft"), ("crop", "hard"), ("fit", "soft")])
-def test_figures_are_those_of_separate_runs(resize: str, assignment: str) -> None:
+@pytest.mark.parametrize(
+    ("resize", "assignment", "precision"),
+    [("crop", "soft", "fp32"), ("crop", "hard", "fp32"), ("crop", "soft", "bf16"), ("fit", "soft", "fp32")],
+)
+def test_figures_are_those_of_separate_runs(resize: str, assignment: str, precision: str) -> None:
     from ray_jobs.evaluation.replica import score_reconstruction
     from ray_jobs.evaluation.thresholds import score_many
     from setok.metrics import scoring
@@ -124,7 +127,7 @@ def test_figures_are_those_of_separate_runs(resize: str, assignment: str) -> Non
             "detokenizer": {"width": 24, "depth": 1, "num_heads": 3},
         }
     )
-    predictor, batch = predictor_of(model), scenes_batch(5, size=32, padded=resize == "fit")
+    predictor, batch = predictor_of(model, precision), scenes_batch(5, size=32, padded=resize == "fit")
     several = [model.clustering.model_copy(update={"stop_mass": value}) for value in (0.0, 1.0, 4.0, 12.0, 60.0)]
     rows = score_many(predictor, batch, several)
     for number, setting in enumerate(several):
