@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,10 +81,21 @@ def read_progress(run_dir: Path) -> Progress | None:
 
 
 class ProgressView:
-    """Shows a run's progress from a thread while a ``with`` block runs."""
+    """Shows a run's progress from a thread while a ``with`` block runs.
 
-    def __init__(self, run_dir: Path, console: Console, *, poll_seconds: float = 0.5) -> None:
-        self._run_dir, self._console, self._poll = run_dir, console, poll_seconds
+    Args:
+        messages: gives what else there is to be shown, each line once.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        console: Console,
+        *,
+        poll_seconds: float = 0.5,
+        messages: Callable[[], list[str]] = list,
+    ) -> None:
+        self._run_dir, self._console, self._poll, self._messages = run_dir, console, poll_seconds, messages
         self._since = time.time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -106,6 +118,8 @@ class ProgressView:
         last_line = 0.0
         while True:
             stopping = self._stop.wait(self._poll)
+            for message in self._messages():
+                self._console.print(message, markup=False)
             now = read_progress(self._run_dir)
             if now is not None and now.time >= self._since:
                 shown, last_line = self._show(now, status, shown, last_line, final=stopping)

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs import launch
-from ray_jobs.evaluation.replica import Read
-from ray_jobs.evaluation.room import DECODE_CPUS, REPLICA_CPUS, check_room
+from ray_jobs.evaluation.replicas import DECODE_CPUS, REPLICA_CPUS, check_resources
 from ray_jobs.evaluation.thresholds import ThresholdReplica, ThresholdRows, ThresholdTask
+from ray_jobs.evaluation.tokenizer_replica import Read
 from ray_jobs.reporting.thresholds import FIGURES, write_thresholds_report
 from ray_jobs.tuning.space import points_of
 from setok import checkpoint
@@ -61,7 +61,7 @@ def sweep_thresholds(config: ThresholdsConfig) -> pa.Table:
     if num_rows == 0:
         raise DataError(f"data set {config.data!r} has no rows", "ingest some, or name another set")
     launch.start_ray()
-    check_room(num_replicas=config.num_replicas, use_gpu=config.use_gpu)
+    check_resources(config)
     task = ThresholdTask(
         path=checkpoint.pin(config.checkpoint, path),
         device="cuda" if config.use_gpu else "cpu",

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure, history, signs
 from ray_jobs.training.before_start import check_before_start, find_start, with_absolute_paths
 from ray_jobs.training.dry_run import dry_run
+from ray_jobs.training.messages import Messages
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
@@ -79,7 +80,7 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     forget_request(run_dir)
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
     try:
-        with stop_on_signal(run_dir), ProgressView(run_dir, console()):
+        with stop_on_signal(run_dir), ProgressView(run_dir, console(), messages=messages_of(config)):
             if config.scaling.num_workers:
                 from ray_jobs.training.validating import Validator
 
@@ -101,6 +102,13 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     if (survived := history.summary(run_dir)) is not None:
         console().print(f"The run survived {survived}; see {run_dir / history.HISTORY}.")
     return run_dir
+
+
+def messages_of(config: TrainConfig) -> Callable[[], list[str]]:
+    """Gives the ranks' warnings where nobody else shows them."""
+    if launch.shows_logs() or not config.scaling.num_workers:
+        return list
+    return Messages(config.run_dir).new
 
 
 def is_finished(config: TrainConfig) -> bool:

@@ -18,17 +18,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from ray_jobs.benchmarks.fault_run import DATA, PARTS, WORKER, Run, differences, recovery, small_run
 from ray_jobs.benchmarks.files import write_figures
 from ray_jobs.launch import EXIT_STOPPED, console
 from setok import checkpoint
 from setok.config import IngestConfig, TrainConfig, build, dump_config
-from setok.errors import TrainingError
+from setok.errors import ConfigError, TrainingError, did_you_mean
 
 NUM_PICTURES = 64
 
@@ -36,7 +38,7 @@ NUM_PICTURES = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--kills", type=int, default=50, help="random kills of the long run; 0 leaves it out")
-    parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--only", default="", help="faults whose name contains this; `none` for the kills alone")
     parser.add_argument("--seed", type=int, default=0, help="of the random kills")
     parser.add_argument("--output", type=Path, default=Path("runs/faults"), help="folder of the runs; it is emptied")
 
@@ -45,20 +47,16 @@ def faults(arguments: argparse.Namespace) -> None:
     """The command.
 
     Raises:
+        ConfigError: there is no such fault.
         TrainingError: a run did not survive.
     """
     output: Path = arguments.output.absolute()
+    chosen = {name: fault for name, fault in FAULTS.items() if arguments.only in name and arguments.only != "none"}
+    if not chosen and arguments.only != "none":
+        raise ConfigError(f"no fault has {arguments.only!r} in its name", did_you_mean(arguments.only, FAULTS))
     shutil.rmtree(output, ignore_errors=True)
     data = pictures(output)
-    chosen = {name: fault for name, fault in FAULTS.items() if arguments.only in name}
-    calm = undisturbed(small_run(data, output, "undisturbed"))
-    rows: list[dict[str, Any]] = []
-    began = time.monotonic()
-    for name, fault in chosen.items():
-        run = Run(small_run(data, output, name.replace(" ", "-")))
-        rows.append({"fault": name} | fault(run) | {"differences": differences(run.config, calm)})
-        left = (time.monotonic() - began) / len(rows) * (len(chosen) - len(rows))
-        console().print(f"{len(rows)}/{len(chosen)} {one_line(rows[-1])} · {left / 60:.0f} min left of these")
+    rows = struck(data, output, chosen) if chosen else []
     if arguments.kills:
         rows.append(random_kills(data, output, arguments.kills, random.Random(arguments.seed)))
     write_figures(output / "faults.json", {"faults": rows})
@@ -68,6 +66,27 @@ def faults(arguments: argparse.Namespace) -> None:
     console().print(f"→ {output / 'faults.json'}, {output / 'faults.md'}")
     if broken := [row["fault"] for row in rows if row["differences"]]:
         raise TrainingError(f"not survived: {', '.join(broken)}", f"the runs are in {output}")
+
+
+def struck(data: Path, output: Path, chosen: Mapping[str, Callable[[Run], dict[str, float]]]) -> list[dict[str, Any]]:
+    """Every fault on a run of its own, beside one that nothing happens to."""
+    calm = undisturbed(small_run(data, output, "undisturbed"))
+    rows: list[dict[str, Any]] = []
+    began = time.monotonic()
+    for name, fault in chosen.items():
+        run = Run(small_run(data, output, name.replace(" ", "-")))
+        rows.append({"fault": name} | outcome(run, fault, calm))
+        left = (time.monotonic() - began) / len(rows) * (len(chosen) - len(rows))
+        console().print(f"{len(rows)}/{len(chosen)} {one_line(rows[-1])} · {left / 60:.0f} min left of these")
+    return rows
+
+
+def outcome(run: Run, fault: Callable[[Run], dict[str, float]], calm: TrainConfig) -> dict[str, Any]:
+    """How a run took a fault. One that does not outlive it says so in its row, and the other faults have their turn."""
+    try:
+        return fault(run) | {"differences": differences(run.config, calm)}
+    except TrainingError as error:
+        return {"differences": [str(error)]}
 
 
 def pictures(output: Path) -> Path:
@@ -178,24 +197,55 @@ def told_to_end(run: Run) -> dict[str, float]:
     return recovery(run.config, killed, step)
 
 
-def truncated(run: Run) -> dict[str, float]:
-    """The driver is killed, and the newest checkpoint loses its last bytes."""
-    step, killed = killed_driver(run)
-    file = checkpoint.folder_of(run.config.run_dir, run.newest()) / checkpoint.MODEL
+def disk_full(run: Run) -> dict[str, float]:
+    """No file of a worker may grow to half the size of the weights while one checkpoint is written; then there is room again."""
+    with run.started():
+        run.wait_for(run.newest, "the first save")
+        room = (checkpoint.folder_of(run.config.run_dir, run.newest()) / checkpoint.MODEL).stat().st_size // 2
+        limits = {worker: worker.rlimit(psutil.RLIMIT_FSIZE) for worker in run.processes(WORKER)}
+        for worker, (_, most) in limits.items():
+            worker.rlimit(psutil.RLIMIT_FSIZE, (room, most))
+        run.wait_for(lambda: "the run goes on" in run.output(), "a save that fails")
+        for worker, limit in limits.items():
+            worker.rlimit(psutil.RLIMIT_FSIZE, limit)
+        ends_well(run)
+    return {}
+
+
+def damaged_by(damage: Callable[[Path], None]) -> Callable[[Run], dict[str, float]]:
+    """The driver is killed, and its newest checkpoint is damaged; the same command goes on from the one before."""
+
+    def fault(run: Run) -> dict[str, float]:
+        step, killed = killed_driver(run)
+        damage(checkpoint.folder_of(run.config.run_dir, run.newest()))
+        end_well(run)
+        return recovery(run.config, killed, step)
+
+    return fault
+
+
+def truncate(folder: Path) -> None:
+    """The weights lose their last bytes."""
+    file = folder / checkpoint.MODEL
     file.write_bytes(file.read_bytes()[:-100])
-    end_well(run)
-    return recovery(run.config, killed, step)
 
 
-def bit_flipped(run: Run) -> dict[str, float]:
-    """The driver is killed, and one bit of the newest checkpoint turns over."""
-    step, killed = killed_driver(run)
-    file = checkpoint.folder_of(run.config.run_dir, run.newest()) / checkpoint.MODEL
+def flip_bit(folder: Path) -> None:
+    """One bit of the weights turns over."""
+    file = folder / checkpoint.MODEL
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    end_well(run)
-    return recovery(run.config, killed, step)
+
+
+def lose_part(folder: Path) -> None:
+    """A rank's part of the optimizer's state is not there."""
+    max(folder.glob("optimizer-*")).unlink()
+
+
+def lose_end(folder: Path) -> None:
+    """What was to be written last is not there, as after an upload that broke off."""
+    (folder / checkpoint.MANIFEST).unlink()
 
 
 def node_drained(run: Run) -> dict[str, float]:
@@ -253,8 +303,11 @@ FAULTS: dict[str, Callable[[Run], dict[str, float]]] = {
     "driver told to end": told_to_end,
     "node drained": node_drained,
     "raylet of a node killed": raylet_killed,
-    "newest checkpoint truncated": truncated,
-    "newest checkpoint with a wrong bit": bit_flipped,
+    "disk full during a save": disk_full,
+    "newest checkpoint truncated": damaged_by(truncate),
+    "newest checkpoint with a wrong bit": damaged_by(flip_bit),
+    "newest checkpoint without a part": damaged_by(lose_part),
+    "newest checkpoint half written": damaged_by(lose_end),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from ray_jobs.evaluation.replica import score_reconstruction
+from ray_jobs.evaluation.tokenizer_replica import score_reconstruction
 from setok.batch import ImageTextBatch
 from setok.config import ClusteringConfig
 from setok.data.collate import rows_to_batch

@@ -7,6 +7,7 @@ ranks fed them to the model, and the loss to the last bit. Steps that a restart 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +54,11 @@ class SampleLog:
             line = {"step": done, "loss": loss.hex(), "ids": [name for part in ids for name in part]}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+
+    def flush(self) -> None:
+        """Have it on disk, before a checkpoint lets the run pass these steps for good."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
 
 def ids_of(batch: Batch) -> Iterator[str]:

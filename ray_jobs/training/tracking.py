@@ -69,7 +69,8 @@ class JsonLines:
         """Pictures have no place here."""
 
     def flush(self) -> None:
-        """Every line is written at once."""
+        """Have it on disk: a machine that dies takes with it what it has only in memory, and a resumed run logs no step twice."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ray_jobs.launch import setup_logging
 from ray_jobs.training import failure, history
 from ray_jobs.training.loop import train_loop
 from ray_jobs.training.machine import Batches, WorkerContext
+from ray_jobs.training.messages import warnings_kept
 from setok import checkpoint
 from setok.config import DataConfig as DataSettings
 from setok.config import TrainConfig
@@ -44,7 +46,7 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     rank = context.get_world_rank()
 
     def batches(start_step: int) -> Batches:
-        shard = ray.train.get_dataset_shard("train")
+        shard = ThisShard()
         if config.stage == "tokenizer":
             return worker_batches(shard, config, rank=rank, start_step=start_step)
         return packed_worker_batches(shard, config, collate_of(config), rank=rank, start_step=start_step)
@@ -60,10 +62,20 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     )
     failure.clear_record(config.run_dir, rank=rank)
     try:
-        train_loop(config, worker)
+        with warnings_kept(config.run_dir, rank):
+            train_loop(config, worker)
     except Exception as error:
         failure.record(config.run_dir, error, rank=rank)
         raise
+
+
+class ThisShard:
+    """This rank's share of the dataset, which Ray makes when somebody begins to read it: that takes a second or two."""
+
+    def iter_batches(self, **settings: Any) -> Iterable[Mapping[str, Any]]:
+        """As those of a ``ray.data.DataIterator``."""
+        batches: Iterable[Mapping[str, Any]] = ray.train.get_dataset_shard("train").iter_batches(**settings)
+        return batches
 
 
 def nodes_to_go() -> frozenset[str]:

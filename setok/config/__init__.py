@@ -15,10 +15,13 @@ from setok.config.data import (
     ScenesConfig,
     SourceConfig,
 )
-from setok.config.jobs import (
+from setok.config.evaluation import (
     EvaluateConfig,
+    NetworksConfig,
+)
+from setok.config.job import Job
+from setok.config.jobs import (
     IngestConfig,
-    Job,
     PipelineConfig,
     TrainConfig,
     WordsConfig,
@@ -102,6 +105,7 @@ __all__ = [
     "MaskDecoderConfig",
     "MergerConfig",
     "MixtureEntry",
+    "NetworksConfig",
     "Objective",
     "OptimConfig",
     "PipelineConfig",

@@ -11,7 +11,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from setok.config.jobs import EvaluateConfig, IngestConfig, Job, PipelineConfig, TrainConfig
+from setok.config.evaluation import EvaluateConfig
+from setok.config.job import Job
+from setok.config.jobs import IngestConfig, PipelineConfig, TrainConfig
 from setok.config.thresholds import ThresholdsConfig
 from setok.config.tune import TuneConfig
 from setok.errors import ConfigError, did_you_mean

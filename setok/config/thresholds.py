@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from setok.config.jobs import Job
+from setok.config.job import Job
 from setok.config.tune import Dimension
 from setok.errors import ConfigError
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from setok.config.data import ScenesConfig
-from setok.config.jobs import IngestConfig, Job, TrainConfig
+from setok.config.job import Job
+from setok.config.jobs import IngestConfig, TrainConfig
 from setok.config.section import Section
 from setok.errors import ConfigError, did_you_mean
 

@@ -112,8 +112,8 @@ def test_methods_without_thresholds_are_refused() -> None:
     [("crop", "soft", "fp32"), ("crop", "hard", "fp32"), ("crop", "soft", "bf16"), ("fit", "soft", "fp32")],
 )
 def test_figures_are_those_of_separate_runs(resize: str, assignment: str, precision: str) -> None:
-    from ray_jobs.evaluation.replica import score_reconstruction
     from ray_jobs.evaluation.thresholds import score_many
+    from ray_jobs.evaluation.tokenizer_replica import score_reconstruction
     from setok.metrics import scoring
     from tests.untrained import predictor_of, scenes_batch
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from ray_jobs.training.machine import WorkerContext
 from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.stopping import STOP, forget_request, is_asked_to_stop, stop_on_signal
 from setok import checkpoint
+from setok.checkpoint import Draft, Store
 from setok.config import TrainConfig
 from tests import fakes
 
@@ -146,6 +148,53 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, monkey
     assert losses[0] == losses[1]
     final = [checkpoint.folder_of(c.run_dir, 8) / checkpoint.MODEL for c in (whole, halved)]
     assert final[0].read_bytes() == final[1].read_bytes()
+
+
+def test_a_stop_during_a_save_lets_the_save_end_and_adds_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_in(tmp_path, train__steps=20, checkpoint__every=4, checkpoint__keep=9, scaling__poll_seconds=1e-6)
+    began, wrote = Draft.begin, Draft.write_part
+    begun, asked = threading.Event(), threading.Event()
+
+    def begin(draft: Draft) -> None:
+        began(draft)
+        begun.set()
+
+    def slow(draft: Draft, *args: Any, **kwargs: Any) -> None:
+        assert asked.wait(30)
+        wrote(draft, *args, **kwargs)
+
+    def ask_in_the_save() -> frozenset[str]:
+        if begun.is_set() and not asked.is_set():
+            (config.run_dir / STOP).touch()
+            asked.set()
+        return frozenset()
+
+    monkeypatch.setattr(Draft, "begin", begin)
+    monkeypatch.setattr(Draft, "write_part", slow)
+    monkeypatch.setattr(loop, "build_stage", fakes.build_stage)
+    train_loop(config, fakes.worker_of(config, nodes_to_go=ask_in_the_save))
+    early = steps_saved(config)[0]
+    assert steps_saved(config) == [early, 4]
+    assert 4 < early < 8, "it did not wait for the schedule"
+    assert not Store.of_run(config.run_dir).problems(4)
+
+
+def test_a_notice_is_answered_by_the_next_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that a node which goes at the deadline takes with it: those of one poll, and those after the save."""
+    config = config_in(tmp_path, scaling__poll_seconds=5.0)
+    clock = Clock()
+    monkeypatch.setattr(requests, "time", clock)
+    notice_at = 47
+    watch = Requests(config, replace(context([]), nodes_to_go=lambda: frozenset({"n"} if done >= notice_at else ())), 0)
+    saved = []
+    for done in range(100):
+        if watch.after(done) is Request.SAVE:
+            saved.append(done)
+        clock.now += 0.5
+    assert len(saved) == 1
+    assert 0 <= saved[0] - notice_at <= 10, "five seconds of half a second each"
 
 
 def test_a_run_asked_to_stop_before_its_first_step_does_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

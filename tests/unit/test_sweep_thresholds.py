@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs.evaluation.replica import score_reconstruction
 from ray_jobs.evaluation.thresholds import SETTINGS, ThresholdReplica, ThresholdRows, ThresholdTask
+from ray_jobs.evaluation.tokenizer_replica import score_reconstruction
 from ray_jobs.reporting.thresholds import FIGURES, render_thresholds
 from ray_jobs.sweep_thresholds import settings_of
 from setok.config import ClusteringConfig, ThresholdsConfig, TokenizerConfig, build
