@@ -269,6 +269,13 @@ def start_ray(num_cpus: int | None = None) -> None:
                 logging_level=logging.WARNING,
                 log_to_driver=shows_logs(),
             )
+    set_data_context()
+
+
+def set_data_context() -> None:
+    """How Ray Data behaves in datasets of this process; for one that Ray has started and that makes datasets itself, too."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # A long evaluation or checkpoint is no reason to end a run, nor is a lost block to be passed over.

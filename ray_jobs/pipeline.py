@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray_jobs.reporting.page import write_report
 from ray_jobs.train import train
 from ray_jobs.training.dry_run import dry_run as plan_training
 from setok import checkpoint
-from setok.config import PipelineConfig, ScenesConfig, TrainConfig, WordsConfig, dump_config
+from setok.config import IngestConfig, PipelineConfig, ScenesConfig, TrainConfig, WordsConfig, dump_config
 from setok.data.scenes import write_scenes
 from setok.data.schema import Manifest
 
@@ -40,17 +41,8 @@ def run_pipeline(config: PipelineConfig) -> Path:
     config.run_dir.mkdir(parents=True, exist_ok=True)
     (config.run_dir / CONFIG).write_text(dump_config(config))
     console = launch.console()
-    for key, scenes in config.scenes.items():
-        console.rule(f"scenes: {key}", align="left")
-        _make_scenes(config.run_dir / "scenes" / key, scenes)
     launch.start_ray()
-    for part in config.ingest:
-        console.rule(f"ingest: {part.name}", align="left")
-        manifest = ingest(part)
-        console.print(f"{manifest.num_rows} records, {manifest.num_quarantined} in quarantine → {part.output}")
-        if part.holdout_fraction:
-            held_out = heldout_folder(part)
-            console.print(f"{Manifest.load(held_out).num_rows} records held out → {held_out}")
+    prepare_data(config.run_dir, config.scenes, config.ingest)
     if config.words is not None:
         console.rule("words", align="left")
         console.print(_make_words(config.words))
@@ -67,6 +59,21 @@ def run_pipeline(config: PipelineConfig) -> Path:
     metrics = _nested(trained, evaluations, time.monotonic() - started)
     (config.run_dir / METRICS).write_text(json.dumps(metrics, indent=2))
     return write_report(config.run_dir)
+
+
+def prepare_data(run_dir: Path, scenes: Mapping[str, ScenesConfig], parts: Iterable[IngestConfig]) -> None:
+    """Generate scenes below ``run_dir``, then ingest sets, as far as they are not there yet; Ray must be running."""
+    console = launch.console()
+    for key, family in scenes.items():
+        console.rule(f"scenes: {key}", align="left")
+        _make_scenes(run_dir / "scenes" / key, family)
+    for part in parts:
+        console.rule(f"ingest: {part.name}", align="left")
+        manifest = ingest(part)
+        console.print(f"{manifest.num_rows} records, {manifest.num_quarantined} in quarantine → {part.output}")
+        if part.holdout_fraction:
+            held_out = heldout_folder(part)
+            console.print(f"{Manifest.load(held_out).num_rows} records held out → {held_out}")
 
 
 def stages_of(config: PipelineConfig) -> dict[str, TrainConfig]:

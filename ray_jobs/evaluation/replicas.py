@@ -15,7 +15,7 @@ from ray_jobs import launch
 from ray_jobs.evaluation.batches import Batch
 from ray_jobs.evaluation.journal import Journal, Row, Shard
 from ray_jobs.training.dataset import setok_error
-from setok.config import EvaluateConfig
+from setok.config import EvaluateConfig, ThresholdsConfig
 from setok.errors import ConfigError, SetokError
 from setok.metrics.running import INDEX
 
@@ -114,7 +114,7 @@ def ask_all(
             raise setok_error(error) or error from error
 
 
-def check_resources(config: EvaluateConfig) -> None:
+def check_resources(config: EvaluateConfig | ThresholdsConfig) -> None:
     """Refuse what the cluster could never run, instead of waiting for it; Ray must be running.
 
     Raises:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +14,14 @@ from torch import Tensor
 from ray_jobs.evaluation import tokenizer_files
 from ray_jobs.evaluation.journal import Row
 from ray_jobs.evaluation.pictures import png
-from setok.batch import ImageTextBatch, VisualTokens
+from setok.batch import ImageTextBatch
 from setok.config import ClusteringConfig
 from setok.data.collate import decode_rows, rows_to_batch
 from setok.data.shards import ShardReader
 from setok.metrics import scoring
 from setok.metrics.running import INDEX, Columns
 from setok.models.clustering import cluster_distances, squared_distances
-from setok.predictor import TokenizerPredictor
+from setok.predictor import Reconstruction, TokenizerPredictor
 
 RAW_COLOUR = ClusteringConfig.model_validate(
     {"num_neighbors": 6, "sharpness": 10.0, "stop_mass": 2.0, "stop_scope": 0.03, "max_tokens": 12}
@@ -80,16 +79,9 @@ class TokenizerReplica:
         index = np.asarray(rows[INDEX])
         batch = rows_to_batch({name: values for name, values in rows.items() if name not in (INDEX, "number", "asks")})
         made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary, sampling_steps=self.task.sampling_steps)
-        visual = to_cpu(made.tokens)
-        # As a file of the picture holds it, so that whoever scores the files finds the same.
-        pixels = (made.pixels.cpu().float() * 255).round() / 255
-        scores = None if made.concept_scores is None else made.concept_scores.cpu()
-        if batch.sizes is None:
-            columns = self._score(batch, pixels, visual, scores)
-        else:
-            apart = (without_padding(batch, pixels, visual, image) for image in range(len(batch)))
-            own = repeat(None) if scores is None else scores.split(1)
-            columns = scoring.stack([self._score(*one, score) for one, score in zip(apart, own, strict=False)])
+        made = to_cpu(made)
+        visual, pixels = made.tokens, made.pixels
+        columns = score_each(batch, made, self._score)
         shown = self._candidates(index, columns["psnr"])
         figures = {name: values.tolist() for name, values in columns.items()}
         found: list[Row] = []
@@ -108,12 +100,12 @@ class TokenizerReplica:
             found.append(row)
         return found
 
-    def _score(self, batch: ImageTextBatch, pixels: Tensor, visual: VisualTokens, scores: Tensor | None) -> Columns:
-        columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)
+    def _score(self, batch: ImageTextBatch, made: Reconstruction) -> Columns:
+        columns = scoring.score_images(batch, made.pixels, made.tokens, made.concept_scores, self.task.vocabulary)
         if self.mean_image is not None:
-            height, width = pixels.shape[-2:]
+            height, width = made.pixels.shape[-2:]
             mean = self.mean_image[:, :height, :width]
-            columns |= scoring.score_references(batch, mean, cluster_raw_colour, visual.grid, self.sides)
+            columns |= scoring.score_references(batch, mean, cluster_raw_colour, made.tokens.grid, self.sides)
         return columns
 
     def _candidates(self, index: np.ndarray, psnr: np.ndarray) -> set[int]:
@@ -123,9 +115,10 @@ class TokenizerReplica:
         return extremes | {i for i, row in enumerate(index.tolist()) if row in self.task.drawn}
 
 
-def to_cpu(visual: VisualTokens) -> VisualTokens:
-    """The same tokens with their tensors on the CPU."""
-    return replace(
+def to_cpu(made: Reconstruction) -> Reconstruction:
+    """The same with its tensors on the CPU, and the pixels in steps of 1/255."""
+    visual = made.tokens
+    tokens = replace(
         visual,
         tokens=visual.tokens.cpu(),
         mask=visual.mask.cpu(),
@@ -133,13 +126,30 @@ def to_cpu(visual: VisualTokens) -> VisualTokens:
         scores=visual.scores.cpu(),
         features=visual.features.cpu(),
     )
+    scores = None if made.concept_scores is None else made.concept_scores.cpu()
+    # As a file of the picture holds it, so that whoever scores the files finds the same.
+    pixels = (made.pixels.cpu().float() * 255).round() / 255
+    return Reconstruction(pixels=pixels, tokens=tokens, concept_scores=scores)
 
 
-def without_padding(
-    batch: ImageTextBatch, pixels: Tensor, visual: VisualTokens, image: int
-) -> tuple[ImageTextBatch, Tensor, VisualTokens]:
+def score_each(
+    batch: ImageTextBatch, made: Reconstruction, score: Callable[[ImageTextBatch, Reconstruction], Columns]
+) -> Columns:
+    """Figures of every picture in its own shape: of all at once, or of one after the other where they have padding."""
+    if batch.sizes is None:
+        return score(batch, made)
+    return scoring.stack([score(*without_padding(batch, made, image)) for image in range(len(batch))])
+
+
+def score_reconstruction(batch: ImageTextBatch, made: Reconstruction) -> Columns:
+    """Figures of every picture, without concepts and references."""
+    return score_each(batch, to_cpu(made), lambda one, its: scoring.score_images(one, its.pixels, its.tokens))
+
+
+def without_padding(batch: ImageTextBatch, made: Reconstruction, image: int) -> tuple[ImageTextBatch, Reconstruction]:
     """One picture of a batch as if it had come alone, in its own shape: what the figures are about."""
     assert batch.sizes is not None
+    visual, scores = made.tokens, made.concept_scores
     one = slice(image, image + 1)
     height, width = batch.sizes[image].tolist()
     patch = batch.pixel_values.shape[-2] // visual.grid[0]
@@ -159,15 +169,18 @@ def without_padding(
             is_thing=batch.is_thing[one],
             sizes=None,
         ),
-        pixels[one, :, :height, :width],
-        replace(
-            visual,
-            tokens=visual.tokens[one],
-            mask=visual.mask[one],
-            assignment=cut(visual.assignment),
-            scores=cut(visual.scores),
-            features=cut(visual.features),
-            grid=grid,
+        Reconstruction(
+            pixels=made.pixels[one, :, :height, :width],
+            tokens=replace(
+                visual,
+                tokens=visual.tokens[one],
+                mask=visual.mask[one],
+                assignment=cut(visual.assignment),
+                scores=cut(visual.scores),
+                features=cut(visual.features),
+                grid=grid,
+            ),
+            concept_scores=None if scores is None else scores[one],
         ),
     )
 

@@ -54,8 +54,8 @@ def line_chart(
     """
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and _finite(b)]
     if not points:
-        return _nothing(title, width, height)
-    frame = _Frame([p[0] for p in points], [p[1] for p in points], width, height)
+        return nothing(title, width, height)
+    frame = Frame([p[0] for p in points], [p[1] for p in points], width, height)
     parts = [frame.axes(x_label)]
     smooth = len(points) >= _SMOOTH_FROM and _is_noisy([p[1] for p in points])
     if len(points) == 1:
@@ -66,7 +66,7 @@ def line_chart(
         parts.append(f'<polyline class="mark line" points="{frame.path(_moving_average(points))}"/>')
     first, last = points[0][1], points[-1][1]
     summary = f"{title}: from {short(first)} to {short(last)}{' ' + unit if unit else ''} over {len(points)} points"
-    return _svg("".join(parts), summary, width, height)
+    return svg("".join(parts), summary, width, height)
 
 
 def histogram(
@@ -75,13 +75,13 @@ def histogram(
     """Columns of how often each whole number comes; neighbours share a column where there are more than 40 numbers."""
     known = [round(v) for v in values if math.isfinite(v)]
     if not known:
-        return _nothing(title, width, height)
+        return nothing(title, width, height)
     low, high = min(known), max(known)
     step = max(1, math.ceil((high - low + 1) / 40))
     counts = Counter((v - low) // step for v in known)
     last = (high - low) // step
     edges = [low - step / 2, low + (last + 0.5) * step]
-    frame = _Frame(edges, [0, max(counts.values())], width, height, pad=0)
+    frame = Frame(edges, [0, max(counts.values())], width, height, pad=0)
     parts = [frame.axes(x_label, y_label, whole_x=True)]
     for number, count in sorted(counts.items()):
         left, right = frame.x(low + (number - 0.5) * step), frame.x(low + (number + 0.5) * step)
@@ -93,7 +93,7 @@ def histogram(
             f' height="{bottom - top:.1f}" rx="1.5"><title>{name}: {count}</title></rect>'
         )
     mean = sum(known) / len(known)
-    return _svg("".join(parts), f"{title}: {low} to {high}, mean {mean:.1f}, over {len(known)} images", width, height)
+    return svg("".join(parts), f"{title}: {low} to {high}, mean {mean:.1f}, over {len(known)} images", width, height)
 
 
 def bubble_chart(
@@ -109,9 +109,9 @@ def bubble_chart(
     """How often each pair of whole numbers comes, as the area of a circle, and the mean of y for every x as a line."""
     pairs = [(round(a), round(b)) for a, b in zip(x, y, strict=True) if _finite(a) and _finite(b)]
     if not pairs:
-        return _nothing(title, width, height)
+        return nothing(title, width, height)
     counts = Counter(pairs)
-    frame = _Frame([p[0] for p in pairs], [0, *(p[1] for p in pairs)], width, height, pad=0.6, whole=True)
+    frame = Frame([p[0] for p in pairs], [0, *(p[1] for p in pairs)], width, height, pad=0.6, whole=True)
     parts = [frame.axes(x_label, y_label, whole_x=True)]
     most, largest = max(counts.values()), max(3.0, min(11.0, 0.65 * frame.unit()))
     for (a, b), count in sorted(counts.items()):
@@ -125,14 +125,14 @@ def bubble_chart(
     parts += [frame.dot(point, 2.6, "mark", f"<title>mean {point[1]:.1f}</title>") for point in means]
     (first_x, first_y), (last_x, last_y) = means[0], means[-1]
     summary = f"{title}: mean {y_label} {first_y:.1f} at {first_x:.0f} {x_label}, {last_y:.1f} at {last_x:.0f}"
-    return _svg("".join(parts), summary, width, height)
+    return svg("".join(parts), summary, width, height)
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 2, width: int = 340) -> str:
     """Horizontal bars from 0, one below the other, each with its label and value."""
     known = [bar.value for bar in bars if _finite(bar.value)]
     if not known:
-        return _nothing(title, width, 90)
+        return nothing(title, width, 90)
     row, value_width = 27, 54
     bar_left = max(118, 8 + math.ceil(_LETTER * max(len(bar.label) for bar in bars)))
     scale = (width - bar_left - value_width) / max(max(known), 1e-9)
@@ -155,7 +155,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 
     told = ", ".join(
         f"{bar.label} {bar.value:.{digits}f}" for bar in bars if bar.value is not None and _finite(bar.value)
     )
-    return _svg("".join(parts), f"{title}{f' in {unit}' if unit else ''}: {told}", width, len(bars) * row + 4)
+    return svg("".join(parts), f"{title}{f' in {unit}' if unit else ''}: {told}", width, len(bars) * row + 4)
 
 
 # ---------------------------------------------------------------- axes
@@ -185,7 +185,7 @@ def short(value: float) -> str:
     return f"{value:.3g}".replace("-", "−") if abs(value) < 1000 else f"{value:.0f}".replace("-", "−")
 
 
-class _Frame:
+class Frame:
     """The plotting area: data to picture coordinates, and the axes."""
 
     def __init__(
@@ -222,8 +222,10 @@ class _Frame:
         at = f'cx="{self.x(point[0]):.1f}" cy="{self.y(point[1]):.1f}" r="{radius:.1f}"'
         return f'<circle class="{kind}" {at}>{inside}</circle>' if inside else f'<circle class="{kind}" {at}/>'
 
-    def axes(self, x_label: str, y_label: str = "", *, whole_x: bool = False) -> str:
-        """Grid lines with values at the left, ticks below, and the labels of the axes."""
+    def axes(
+        self, x_label: str, y_label: str = "", *, whole_x: bool = False, x_ticks: Sequence[tuple[float, str]] = ()
+    ) -> str:
+        """Grid lines with values at the left, ticks below (round numbers, unless some are given), and the labels of the axes."""
         right, floor = self.width - _RIGHT, self.height - _BOTTOM
         parts = []
         for value in nice_ticks(self.y_low, self.y_high, whole=self.whole):
@@ -232,9 +234,10 @@ class _Frame:
             parts.append(
                 f'<text class="axis" x="{_LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{short(value)}</text>'
             )
-        for value in nice_ticks(self.x_low, self.x_high, 8 if whole_x else 4, whole=whole_x):
+        round_numbers = nice_ticks(self.x_low, self.x_high, 8 if whole_x else 4, whole=whole_x)
+        for value, name in x_ticks or [(number, short(number)) for number in round_numbers]:
             at = self.x(value)
-            parts.append(f'<text class="axis" x="{at:.1f}" y="{floor + 14}" text-anchor="middle">{short(value)}</text>')
+            parts.append(f'<text class="axis" x="{at:.1f}" y="{floor + 14}" text-anchor="middle">{escape(name)}</text>')
         parts.append(
             f'<text class="axis" x="{right}" y="{self.height - 4}" text-anchor="end">{escape(x_label)} →</text>'
         )
@@ -246,16 +249,16 @@ class _Frame:
 # ---------------------------------------------------------------- helpers
 
 
-def _svg(body: str, summary: str, width: int, height: int) -> str:
+def svg(body: str, summary: str, width: int, height: int) -> str:
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {width} {height}" aria-label="{escape(summary)}">'
         f"<title>{escape(summary)}</title>{body}</svg>"
     )
 
 
-def _nothing(title: str, width: int, height: int) -> str:
+def nothing(title: str, width: int, height: int) -> str:
     text = f'<text class="none" x="{width / 2:.0f}" y="{height / 2:.0f}" text-anchor="middle">no data</text>'
-    return _svg(text, f"{title}: no data", width, height)
+    return svg(text, f"{title}: no data", width, height)
 
 
 def _finite(value: float | None) -> TypeGuard[float]:

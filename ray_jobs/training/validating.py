@@ -179,6 +179,7 @@ class Validator:
         task = ray.remote(validate_checkpoint).options(
             num_cpus=section.cpus,
             num_gpus=1 if section.use_gpu else 0,
+            scheduling_strategy="DEFAULT",  # of all the cluster, where a sweep's trial has a placement group of its own
             max_retries=0,
             name=f"validation of step {step}",
         )

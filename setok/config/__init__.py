@@ -21,17 +21,18 @@ from setok.config.evaluation import (
 )
 from setok.config.job import Job
 from setok.config.jobs import (
-    JOBS,
     IngestConfig,
     PipelineConfig,
     TrainConfig,
     WordsConfig,
 )
 from setok.config.loading import (
+    JOBS,
     build,
     dump_config,
     list_presets,
     load_config,
+    set_value,
 )
 from setok.config.loss import (
     SetokimLossConfig,
@@ -62,6 +63,7 @@ from setok.config.setokim import (
     SetokimConfig,
     TokenDiffusionConfig,
 )
+from setok.config.thresholds import ThresholdsConfig
 from setok.config.training import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -71,6 +73,12 @@ from setok.config.training import (
     TrainSection,
     ValidationConfig,
     WandbConfig,
+)
+from setok.config.tune import (
+    Dimension,
+    HalvingConfig,
+    Objective,
+    TuneConfig,
 )
 
 __all__ = [
@@ -83,10 +91,12 @@ __all__ = [
     "DataConfig",
     "DeepSpeedConfig",
     "DetokenizerConfig",
+    "Dimension",
     "DiscriminatorConfig",
     "EncoderConfig",
     "EvaluateConfig",
     "FlowConfig",
+    "HalvingConfig",
     "IngestConfig",
     "Job",
     "LanguageModelConfig",
@@ -96,6 +106,7 @@ __all__ = [
     "MergerConfig",
     "MixtureEntry",
     "NetworksConfig",
+    "Objective",
     "OptimConfig",
     "PipelineConfig",
     "ScalingConfig",
@@ -105,11 +116,13 @@ __all__ = [
     "SetokimConfig",
     "SetokimLossConfig",
     "SourceConfig",
+    "ThresholdsConfig",
     "TokenDiffusionConfig",
     "TokenizerConfig",
     "TokenizerLossConfig",
     "TrainConfig",
     "TrainSection",
+    "TuneConfig",
     "ValidationConfig",
     "WandbConfig",
     "WordsConfig",
@@ -118,4 +131,5 @@ __all__ = [
     "dump_config",
     "list_presets",
     "load_config",
+    "set_value",
 ]

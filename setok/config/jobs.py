@@ -318,11 +318,3 @@ class PipelineConfig(Job):
                     "leave it out, and name each checkpoint in an evaluation of its own",
                 )
         return self
-
-
-JOBS: dict[str, type[Job]] = {
-    "ingest": IngestConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "pipeline": PipelineConfig,
-}

@@ -11,10 +11,23 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from setok.config.jobs import JOBS, Job
+from setok.config.evaluation import EvaluateConfig
+from setok.config.job import Job
+from setok.config.jobs import IngestConfig, PipelineConfig, TrainConfig
+from setok.config.thresholds import ThresholdsConfig
+from setok.config.tune import TuneConfig
 from setok.errors import ConfigError, did_you_mean
 
 J = TypeVar("J", bound=Job)
+
+JOBS: dict[str, type[Job]] = {
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "tune": TuneConfig,
+    "sweep_thresholds": ThresholdsConfig,
+    "evaluate": EvaluateConfig,
+    "pipeline": PipelineConfig,
+}
 
 
 def list_presets() -> list[str]:
@@ -122,7 +135,7 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set ``a.b.0.c=value`` in a tree of plain dicts and lists."""
+    """Set what ``a.b.0.c=value`` says, the value being YAML."""
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"--set {override!r} has no form key=value", "write for example --set train.steps=1000")
@@ -132,6 +145,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(
             f"--set {key}: {text!r} is not a YAML value", "quote strings with special characters"
         ) from error
+    set_value(tree, key, value)
+
+
+def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b.0.c`` in a tree of plain dicts and lists.
+
+    Raises:
+        ConfigError: the way there leads through a value, or beyond the end of a list.
+    """
     node: Any = tree
     *parents, last = key.split(".")
     for parent in parents:

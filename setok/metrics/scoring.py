@@ -100,8 +100,8 @@ def score_references(
     return _columns(batch, rows)
 
 
-def stack(parts: Sequence[Columns]) -> Columns:
-    """The columns of several batches, one after the other."""
+def stack(parts: Sequence[Mapping[str, np.ndarray]]) -> Columns:
+    """The columns of several batches of any sizes, one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

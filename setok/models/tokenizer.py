@@ -51,22 +51,20 @@ class ClusteringHead(nn.Module):
 
         Raises:
             ConfigError: a resampler that was not trained, or more queries than it has.
-            TrainingError: a feature is not finite.
+            TrainingError: a feature is not finite, and this is not training.
         """
         if len(parts := parts_of(features)) > 1:
             masks = (None if patch_mask is None else patch_mask[part] for part in parts)
             done = [self(features[p], config, grid=grid, patch_mask=m) for p, m in zip(parts, masks, strict=True)]
             return concatenate([clusters for clusters, _ in done]), torch.cat([clustered for _, clustered in done])
         setting = config or self.config
-        if patch_mask is not None:
-            features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        projected = self.unit_features(features, patch_mask)
+        # In training, what is not finite has to come out at the loss, which all ranks look at together: one that stopped
+        # here would leave the others waiting, and nobody could leave the update out. Only grouping does without.
+        grouped = projected.nan_to_num() if self.training else projected
         with torch.autocast(features.device.type, enabled=False):
-            project = self.project
-            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
-                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
-            projected = nn.functional.normalize(features.float(), dim=-1)
             if setting.method != "resampler":
-                return cluster(projected, setting, grid=grid, patch_mask=patch_mask), projected
+                return cluster(grouped, setting, grid=grid, patch_mask=patch_mask), projected
             queries = 0 if self.resampler is None else len(self.resampler.queries)
             if self.resampler is None or setting.num_tokens > queries:
                 raise ConfigError(
@@ -74,8 +72,20 @@ class ClusteringHead(nn.Module):
                     f"ask for at most {queries}, or train a model with clustering.method=resampler"
                     f" and clustering.max_tokens={setting.max_tokens}",
                 )
-            require_finite(projected)
-            return self.resampler(projected, setting.num_tokens, patch_mask), projected
+            require_finite(grouped)
+            return self.resampler(grouped, setting.num_tokens, patch_mask), projected
+
+    def unit_features(
+        self, features: Float[Tensor, "batch patches width"], patch_mask: Bool[Tensor, "batch patches"] | None = None
+    ) -> Float[Tensor, "batch patches feature"]:
+        """What is clustered: features of the encoder through the projection, of unit length."""
+        if patch_mask is not None:
+            features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        with torch.autocast(features.device.type, enabled=False):
+            project = self.project
+            if isinstance(project, nn.Linear):  # in fp32 whatever the weights are
+                features = nn.functional.linear(features.float(), project.weight.float(), project.bias.float())
+            return nn.functional.normalize(features.float(), dim=-1)
 
 
 class SeTok(nn.Module):
@@ -167,7 +177,24 @@ class SeTok(nn.Module):
         """``tokenize`` where the encoder's features of the pictures are there already."""
         grid = self.encoder.grid(*pixel_values.shape[-2:])
         clusters, clustered = self.clustering(features, clustering, grid=grid, patch_mask=patch_mask)
-        setting = clustering or self.config.clustering
+        return self.merge(features, clusters, clustered, clustering or self.config.clustering, grid)
+
+    def merge(
+        self,
+        features: Float[Tensor, "batch patches encoder_width"],
+        clusters: Clusters,
+        clustered: Float[Tensor, "batch patches feature"],
+        setting: ClusteringConfig,
+        grid: tuple[int, int],
+    ) -> VisualTokens:
+        """One token for every cluster.
+
+        Args:
+            features: of the encoder.
+            clustered: the unit-length features that the clusters were made from.
+            setting: says whether patches are averaged by soft masks or hard ones.
+            grid: rows and columns of patches.
+        """
         by_mean = setting.assignment == "hard" and clusters.weights is None
         weights = None if by_mean else clusters.pooling_weights(setting.assignment)
         tokens = self.merger(features, clusters.assignment, weights, clusters.mask, grid)

@@ -6,15 +6,18 @@
 from setok.predictor.likelihood import Likelihood
 from setok.predictor.replies import MaskPart, PicturePart, Reply, TextPart
 from setok.predictor.setokim import Predictor
+from setok.predictor.thresholds import Outcomes, reconstruct_many
 from setok.predictor.tokenizer import Reconstruction, TokenizerPredictor
 
 __all__ = [
     "Likelihood",
     "MaskPart",
+    "Outcomes",
     "PicturePart",
     "Predictor",
     "Reconstruction",
     "Reply",
     "TextPart",
     "TokenizerPredictor",
+    "reconstruct_many",
 ]

@@ -17,6 +17,7 @@ from setok.checkpoint import load_model, read_config, resolve
 from setok.config import ClusteringConfig, TrainConfig
 from setok.losses import concept_contrast
 from setok.models.concepts import build_concept_encoder
+from setok.models.tokenizer import SeTok
 from setok.stages import TokenizerTask
 
 
@@ -66,6 +67,15 @@ class TokenizerPredictor:
         return self.config.model.image_size
 
     @property
+    def tokenizer(self) -> SeTok:
+        """The model."""
+        return self._task.tokenizer
+
+    def autocast(self) -> torch.autocast:
+        """What the model was trained under: matrix products in bfloat16, if so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.bf16)
+
+    @property
     def knows_concepts(self) -> bool:
         """Whether the model was trained with concept contrast, and so can score concepts."""
         return self.config.loss.contrast > 0
@@ -90,8 +100,8 @@ class TokenizerPredictor:
             seed: of the noise that a flow decoder starts from.
         """
         batch = batch.to(self.device)
-        tokenizer = self._task.tokenizer
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._task.bf16):
+        tokenizer = self.tokenizer
+        with self.autocast():
             visual = tokenizer.tokenize(batch.pixel_values, clustering, sizes=batch.sizes)
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])
             pixels = tokenizer.detokenize(

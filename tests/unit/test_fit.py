@@ -20,6 +20,7 @@ from setok.metrics import scoring
 from setok.metrics.running import MeanImage
 from setok.models.perceptual import Perceptual, weight_shapes
 from setok.models.tokenizer import SeTok, patchify
+from setok.predictor import Reconstruction
 from setok.stages import build_stage
 from tests.towers import save_tower
 from tests.unit.test_models import batch_of, pictures, tiny
@@ -210,11 +211,12 @@ def test_figures_are_those_of_the_picture_alone(tmp_path: Path) -> None:
         visual = model.tokenize(batch.pixel_values, sizes=batch.sizes)
         pixels = model.detokenize(visual.tokens, visual.mask, (32, 32), sizes=batch.sizes).clamp(0, 1)
         for image, (height, width) in enumerate(SIZES):
-            cut = without_padding(batch, pixels, visual, image)
+            made = Reconstruction(pixels=pixels, tokens=visual, concept_scores=None)
+            cut, its = without_padding(batch, made, image)
             one = alone(batch, image)
             own = model.tokenize(one.pixel_values)
             painted = model.detokenize(own.tokens, own.mask, (height, width)).clamp(0, 1)
-            found, expected = scoring.score_images(*cut), scoring.score_images(one, painted, own)
+            found, expected = scoring.score_images(cut, its.pixels, its.tokens), scoring.score_images(one, painted, own)
             assert found.keys() == expected.keys()
             for name, values in expected.items():
                 np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4, err_msg=name)

@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-ENTRY_POINTS = {"ingest", "train", "tune", "evaluate", "serve", "pipeline", "plan", "doctor", "submit", "benchmark"}
+ENTRY_POINTS = {
+    "ingest",
+    "train",
+    "tune",
+    "sweep_thresholds",
+    "evaluate",
+    "serve",
+    "pipeline",
+    "plan",
+    "doctor",
+    "submit",
+    "benchmark",
+}
 CALL_OTHER_ENTRY_POINTS = {"ray_jobs.pipeline", "ray_jobs.tune"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -20,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.progress"),
         *("ray_jobs.training", "ray_jobs.ingesting", "ray_jobs.evaluation", "ray_jobs.scoring"),
-        *("ray_jobs.reporting", "ray_jobs.benchmarks"),
+        *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning"),
     ),
     (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "setok.lmms_eval"),
 )

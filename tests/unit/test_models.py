@@ -17,7 +17,7 @@ from setok.config import (
     TrainConfig,
     build,
 )
-from setok.errors import CheckpointError
+from setok.errors import CheckpointError, TrainingError
 from setok.models.concepts import build_concept_encoder
 from setok.models.encoder import build_encoder
 from setok.models.layers import Attention, sincos_positions
@@ -241,6 +241,28 @@ def test_micro_batches_do_not_change_the_gradient(contrast: float) -> None:
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["stick_breaking", "dpc_knn", "cosine_graph", "kmeans", "grid", "resampler"])
+def test_features_that_are_not_finite_come_out_at_the_loss(method: str) -> None:
+    """In training all ranks have to notice, and they look at losses; in use it is an error at once."""
+    fixed = {"max_tokens": 4} if method in ("kmeans", "grid", "resampler") else {}
+    model = {"clustering": {"method": method, "feature_dim": 16, **fixed}, "image_size": 32, "encoder": {"width": 48}}
+    stage = build_stage(tiny(model=model | {"detokenizer": {"width": 48}}))
+    module = stage.modules["model"]
+    batch = batch_of(pictures(3))
+    (context,) = stage.prepare([batch], step=0)
+    assert module(batch, context).loss.isfinite()
+
+    def poison(_: torch.nn.Module, __: object, features: torch.Tensor) -> torch.Tensor:
+        return features.index_fill(0, torch.tensor([1]), torch.nan)
+
+    module.tokenizer.encoder.register_forward_hook(poison)
+    loss = module(batch, context).loss
+    loss.backward()
+    assert loss.isnan()
+    with pytest.raises(TrainingError, match="NaN or infinity"):
+        module.eval()(batch, context)
 
 
 def test_masked_rows_change_nothing() -> None:

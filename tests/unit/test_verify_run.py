@@ -114,7 +114,7 @@ def test_the_command_needs_no_config(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as ended:
         train.main(["--verify", str(tmp_path)])
     assert ended.value.code == FALLS_BACK
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint\n.*runs/NAME"):
+    with pytest.raises(CheckpointError, match=r"is no folder\n.*runs/NAME"):
         train.main(["--verify", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit) as ended:
         train.main(["--verify"])

@@ -10,14 +10,17 @@ from setok.models.clustering.density_peaks import density_peak_scores, squared_d
 from setok.models.clustering.dpc_knn import dpc_knn
 from setok.models.clustering.fixed import grid_cells, kmeans
 from setok.models.clustering.interface import cluster, cluster_distances
+from setok.models.clustering.many import DistinctClusters, cluster_many
 from setok.models.clustering.resampler import Resampler
 from setok.models.clustering.stick_breaking import stick_breaking
 
 __all__ = [
     "Clusters",
+    "DistinctClusters",
     "Resampler",
     "cluster",
     "cluster_distances",
+    "cluster_many",
     "concatenate",
     "cosine_graph",
     "density_peak_scores",

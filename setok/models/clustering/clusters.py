@@ -31,6 +31,17 @@ class Clusters:
         """Number of clusters of every image."""
         return self.mask.sum(-1)
 
+    def of_images(self, images: Int[Tensor, " images"] | Sequence[int]) -> Clusters:
+        """The clusters of some images, in this order."""
+        rows = images if isinstance(images, Tensor) else list(images)
+        return Clusters(
+            assignment=self.assignment[rows],
+            masks=self.masks[rows],
+            mask=self.mask[rows],
+            scores=self.scores[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
+
     def pooling_weights(self, assignment: Literal["soft", "hard"]) -> Float[Tensor, "batch clusters patches"]:
         """Weights that average patches into tokens: each real cluster's row sums to one, padding rows are zero."""
         if self.weights is not None:

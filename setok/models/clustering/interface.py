@@ -22,6 +22,8 @@ from setok.models.clustering.regions import split_regions
 from setok.models.clustering.stick_breaking import stick_breaking
 
 NOT_FINITE = "the features to cluster hold NaN or infinity"
+BY_DISTANCE = ("stick_breaking", "dpc_knn", "cosine_graph")
+"""Methods that need nothing but distances; with them the picture decides the number of tokens."""
 _NOT_FINITE_REMEDY = "lower the learning rate, or look for broken weights: training diverged or a checkpoint is damaged"
 
 
@@ -49,9 +51,9 @@ def cluster(
         features = features.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
     features = F.normalize(features.float(), dim=-1)
     require_finite(features)
-    if config.method in ("stick_breaking", "dpc_knn", "cosine_graph"):
-        found = _by_distance(squared_distances(features), config, patch_mask)
-        return _cut(found, config, grid)
+    if config.method in BY_DISTANCE:
+        found = cluster_by_distance(squared_distances(features), config, patch_mask)
+        return cut_regions(found, config, grid)
     real = (
         torch.ones(features.shape[:2], dtype=torch.bool, device=features.device) if patch_mask is None else patch_mask
     )
@@ -87,19 +89,23 @@ def cluster_distances(
         ConfigError: the method needs more than distances.
         TrainingError: a distance is not finite.
     """
-    if config.method not in ("stick_breaking", "dpc_knn", "cosine_graph"):
+    if config.method not in BY_DISTANCE:
         raise ConfigError(
             f"clustering.method={config.method} needs more than distances",
-            "use cluster(), or one of stick_breaking, dpc_knn, cosine_graph",
+            f"use cluster(), or one of {', '.join(BY_DISTANCE)}",
         )
     if patch_mask is not None:
         distances = distances.masked_fill(~(patch_mask.unsqueeze(1) & patch_mask.unsqueeze(2)), 0.0)
     require_finite(distances)
-    return _by_distance(distances, config, patch_mask)
+    return cluster_by_distance(distances, config, patch_mask)
 
 
-def _cut(clusters: Clusters, config: ClusteringConfig, grid: tuple[int, int] | None) -> Clusters:
-    """Into connected regions, where the config asks for that."""
+def cut_regions(clusters: Clusters, config: ClusteringConfig, grid: tuple[int, int] | None) -> Clusters:
+    """Clusters in connected regions, where the config asks for that.
+
+    Raises:
+        ConfigError: it does, and there is no grid.
+    """
     if not config.split_regions:
         return clusters
     if grid is None:
@@ -127,17 +133,27 @@ def require_finite(values: Tensor) -> None:
         torch._assert_async(finite, NOT_FINITE)
 
 
-def _by_distance(
+def cluster_by_distance(
     distances: Float[Tensor, "batch patches patches"],
     config: ClusteringConfig,
     patch_mask: Bool[Tensor, "batch patches"] | None,
+    *,
+    scores: Float[Tensor, "batch patches"] | None = None,
 ) -> Clusters:
+    """Clusters by a method of ``BY_DISTANCE``, not cut into regions.
+
+    Args:
+        distances: squared, finite.
+        patch_mask: True for real patches.
+        scores: the density-peak scores of these distances, where they are known already.
+    """
     if config.method == "cosine_graph":
         with torch.no_grad():
-            assignment, scores = cosine_graph(distances, config, patch_mask)
-        return real_first(assignment, one_hot(assignment, config.max_tokens), scores)
-    with torch.no_grad():
-        scores = density_peak_scores(distances, config.num_neighbors, squared=True, patch_mask=patch_mask)
+            assignment, degree = cosine_graph(distances, config, patch_mask)
+        return real_first(assignment, one_hot(assignment, config.max_tokens), degree)
+    if scores is None:
+        with torch.no_grad():
+            scores = density_peak_scores(distances, config.num_neighbors, squared=True, patch_mask=patch_mask)
     if config.method == "stick_breaking":
         masks, assignment = stick_breaking(distances, scores, config, patch_mask)
     else:

@@ -1,0 +1,193 @@
+"""What a trained tokenizer makes of a set under hundreds of clustering thresholds, from one pass and without training.
+
+Writes into the run's folder::
+
+    thresholds.parquet   a row for every value: tokens, mIoU, ARI, PSNR, … as python -m ray_jobs.evaluate measures them
+    report.html          the curves
+    config.yaml          what was asked
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ray_jobs import launch
+from ray_jobs.evaluation.replicas import DECODE_CPUS, REPLICA_CPUS, check_resources
+from ray_jobs.evaluation.thresholds import ThresholdReplica, ThresholdRows, ThresholdTask
+from ray_jobs.evaluation.tokenizer_replica import Read
+from ray_jobs.reporting.thresholds import FIGURES, write_thresholds_report
+from ray_jobs.tuning.space import points_of
+from setok import checkpoint
+from setok.config import ClusteringConfig, ThresholdsConfig, TrainConfig, dump_config
+from setok.data.schema import Manifest
+from setok.errors import ConfigError, DataError
+from setok.metrics.running import INDEX
+from setok.models.clustering.interface import BY_DISTANCE
+
+TABLE, CONFIG = "thresholds.parquet", "config.yaml"
+
+
+def sweep_thresholds(config: ThresholdsConfig) -> pa.Table:
+    """Measure every value, and write the run's files.
+
+    Returns:
+        A row for every value, as ``thresholds.parquet`` has them.
+
+    Raises:
+        CheckpointError, DataError, ConfigError: there is no such tokenizer or set, it cannot be clustered so, or the cluster
+            is too small.
+    """
+    started = time.monotonic()
+    path = checkpoint.resolve(config.checkpoint)
+    trained = checkpoint.read_config(path)
+    if trained.stage != "tokenizer":
+        raise ConfigError(
+            f"{config.checkpoint} is a run of stage={trained.stage}, and thresholds are those of a tokenizer",
+            "name the tokenizer run that it started from",
+        )
+    settings = settings_of(config, trained.model.clustering)
+    stored = Manifest.load(config.data).num_rows
+    num_rows = min(stored, config.limit or stored)
+    if num_rows == 0:
+        raise DataError(f"data set {config.data!r} has no rows", "ingest some, or name another set")
+    launch.start_ray()
+    check_resources(config)
+    task = ThresholdTask(
+        path=checkpoint.pin(config.checkpoint, path),
+        device="cuda" if config.use_gpu else "cpu",
+        weights=config.weights,
+        sampling_steps=config.sampling_steps,
+        settings=tuple(settings),
+        num_threads=max(1, (os.cpu_count() or 1) // config.num_replicas),
+    )
+    rows = _measure(config, task, trained, num_rows)
+    table = _table(config, settings, rows)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    _write(config.run_dir / TABLE, table)
+    trained_value = getattr(trained.model.clustering, config.vary) if not config.clustering else None
+    write_thresholds_report(
+        config, table, num_images=num_rows, seconds=time.monotonic() - started, trained_value=trained_value
+    )
+    return table
+
+
+def settings_of(config: ThresholdsConfig, trained: ClusteringConfig) -> list[ClusteringConfig]:
+    """The clustering at every value.
+
+    Raises:
+        ConfigError: a value is impossible, or the method has no such setting.
+    """
+    # What the trained method tuned would be refused with another one, so only what the new one uses is taken over.
+    changes = dict(config.clustering)
+    base = trained.model_dump()
+    if changes.get("method", trained.method) != trained.method:
+        kept = ("assignment", "feature_dim", "num_neighbors", "split_regions", "min_tokens", "max_tokens")
+        base = {key: base[key] for key in kept if not (key == "num_neighbors" and changes["method"] == "cosine_graph")}
+    settings = []
+    for value in points_of(config.over):
+        values = base | changes | {config.vary: value}
+        try:
+            settings.append(ClusteringConfig.model_validate(values))
+        except ValueError as error:
+            told = str(error).splitlines()
+            raise ConfigError(
+                f"{config.vary}={value} is no setting of the clustering: {told[2].strip() if len(told) > 2 else told[0]}",
+                "change over or clustering",
+            ) from error
+    if settings[0].method not in BY_DISTANCE:
+        raise ConfigError(
+            f"clustering.method={settings[0].method} has no threshold to go through",
+            f"--set 'clustering={{method: {BY_DISTANCE[0]}}}', or one of {', '.join(BY_DISTANCE[1:])}",
+        )
+    if settings[0].feature_dim != trained.feature_dim:
+        raise ConfigError(
+            f"clustering.feature_dim={settings[0].feature_dim} is not that of the model, {trained.feature_dim}",
+            "leave feature_dim out: it was trained",
+        )
+    return settings
+
+
+def _measure(config: ThresholdsConfig, task: ThresholdTask, trained: TrainConfig, num_rows: int) -> ThresholdRows:
+    import ray
+
+    starts = range(0, num_rows, config.batch_size)
+    blocks = [pa.table({INDEX: np.arange(s, min(s + config.batch_size, num_rows))}) for s in starts]
+    model = trained.model
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        Read(config.data, model.image_size, model.fit_multiple).__call__, batch_size=None, num_cpus=DECODE_CPUS
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # max_restarts has no named parameter in Ray 2.60 yet
+        dataset = dataset.map_batches(
+            ThresholdReplica,
+            fn_constructor_args=(task,),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=config.num_replicas),
+            num_cpus=REPLICA_CPUS,
+            num_gpus=1 if config.use_gpu else None,
+            max_restarts=0,
+        )
+    rows = ThresholdRows(len(task.settings))
+    columns = (TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=launch.console(), transient=True) as progress:
+        line = progress.add_task("thresholds", total=num_rows, name=config.name)
+        for part in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+            rows.update(part)
+            progress.advance(line, len(np.unique(part[INDEX])))
+    return rows
+
+
+def _table(config: ThresholdsConfig, settings: Sequence[ClusteringConfig], rows: ThresholdRows) -> pa.Table:
+    figures: list[dict[str, Any]] = [rows.summarise(number) for number in range(len(settings))]
+    columns: dict[str, Any] = {config.vary: [getattr(setting, config.vary) for setting in settings]}
+    for name in (*FIGURES, "num_images"):
+        columns[name] = [row[name] for row in figures]
+    return pa.table(columns)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def describe(config: ThresholdsConfig) -> None:
+    """What the job would do, for ``--dry-run``."""
+    trained = checkpoint.read_config(checkpoint.resolve(config.checkpoint))
+    settings = settings_of(config, trained.model.clustering)
+    first, last = (getattr(setting, config.vary) for setting in (settings[0], settings[-1]))
+    launch.console().print(
+        f"{config.name}: {len(settings)} values of {config.vary} from {first:g} to {last:g}, clustering by"
+        f" {settings[0].method}, on {config.data} → {config.run_dir / TABLE}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    config = launch.parse(ThresholdsConfig, __doc__ or "", argv, dry_run=describe)
+    table = sweep_thresholds(config)
+    show = launch.console().print
+    rows = table.to_pylist()
+    for row in rows[:: max(1, len(rows) // 10)]:
+        told = " · ".join(
+            f"{name} {row[key]:.3g}"
+            for key, name in (("mean_tokens", "tokens"), ("miou", "mIoU"), ("ari", "ARI"), ("psnr", "PSNR"))
+            if row[key] is not None
+        )
+        show(f"{config.vary} {row[config.vary]:<8.4g} {told}")
+    show(f"[bold]table[/bold]   {config.run_dir / TABLE}\n[bold]report[/bold]  {config.run_dir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,112 @@
+"""Trials that only repeat each other (other seeds), taken together: means with confidence intervals.
+
+averages.md   a table of them, for a README or a paper
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_jobs.tuning.space import Values, identity
+from ray_jobs.tuning.trials import Trial
+from setok.config import TuneConfig
+
+AVERAGES = "averages.md"
+_STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""Quantile 0.975 of Student's t distribution with 1, 2, … 30 degrees of freedom."""
+_NORMAL = 1.96
+"""What it comes down to with many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean over repetitions, and half the width of its 95 % confidence interval."""
+
+    mean: float
+    half: float | None
+    """``None`` for a single repetition."""
+    count: int
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Interval | None:
+        """Of some repetitions, which are taken to be normally distributed; ``None`` without any."""
+        count = len(figures)
+        if not count:
+            return None
+        mean = math.fsum(figures) / count
+        if count == 1:
+            return cls(mean=mean, half=None, count=1)
+        deviation = math.sqrt(math.fsum((figure - mean) ** 2 for figure in figures) / (count - 1))
+        quantile = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else _NORMAL
+        return cls(mean=mean, half=quantile * deviation / math.sqrt(count), count=count)
+
+    def told(self) -> str:
+        """For people."""
+        return f"{self.mean:.3g}" if self.half is None else f"{self.mean:.3g} ± {self.half:.2g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Finished trials that repeat each other."""
+
+    values: Values
+    """What they have in common."""
+    trials: tuple[Trial, ...]
+
+    @property
+    def label(self) -> str:
+        """Their values, in a few words."""
+        return ", ".join(str(value) for value in self.values.values()) or "all"
+
+    def interval(self, metric: str) -> Interval | None:
+        """Of one of their figures, over those that have it."""
+        results = [result for trial in self.trials if (result := trial.result) is not None]
+        return Interval.of([result.metrics[metric] for result in results if metric in result.metrics])
+
+
+def groups_of(sweep: TuneConfig, trials: Sequence[Trial]) -> list[Group]:
+    """Finished trials by what is not averaged over, the best group by the first objective first."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if (result := trial.result) is not None and result.state == "done":
+            found.setdefault(identity(_common(sweep, trial)), []).append(trial)
+    groups = [Group(values=_common(sweep, together[0]), trials=tuple(together)) for together in found.values()]
+    return sorted(groups, key=lambda group: rank_of(sweep, group))
+
+
+def rank_of(sweep: TuneConfig, group: Group) -> tuple[float, ...]:
+    """Smaller is better: means of the objectives, the first one first."""
+    means = [group.interval(objective.metric) for objective in sweep.objectives]
+    signs = [-1.0 if objective.best_is == "highest" else 1.0 for objective in sweep.objectives]
+    return tuple(math.inf if mean is None else sign * mean.mean for mean, sign in zip(means, signs, strict=True))
+
+
+def _common(sweep: TuneConfig, trial: Trial) -> dict[str, object]:
+    return {key: value for key, value in trial.values.items() if key not in sweep.average_over}
+
+
+def write_averages(sweep: TuneConfig, trials: Sequence[Trial]) -> Path | None:
+    """Write ``averages.md``, if the sweep averages over anything."""
+    if not sweep.average_over:
+        return None
+    groups = groups_of(sweep, trials)
+    keys = [key for key in sweep.space if key not in sweep.average_over]
+    metrics = [metric for metric in sweep.metrics if any(group.interval(metric) for group in groups)]
+    lines = [f"| {' | '.join((*keys, 'trials', *metrics))} |", f"|{'---|' * (len(keys) + 1 + len(metrics))}"]
+    for group in groups:
+        cells = [str(group.values[key]) for key in keys] + [str(len(group.trials))]
+        cells += ["–" if (one := group.interval(metric)) is None else one.told() for metric in metrics]
+        lines.append(f"| {' | '.join(cells)} |")
+    over = ", ".join(sweep.average_over)
+    lines += ["", f"Means over {over}, with half the width of their 95 % confidence interval (Student's t)."]
+    path = sweep.run_dir / AVERAGES
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
