@@ -5,16 +5,20 @@
 
 from setok.predictor.likelihood import Likelihood
 from setok.predictor.replies import MaskPart, PicturePart, Reply, TextPart
+from setok.predictor.session import Ask, Ended, Session
 from setok.predictor.setokim import Predictor
 from setok.predictor.tokenizer import Reconstruction, TokenizerPredictor
 
 __all__ = [
+    "Ask",
+    "Ended",
     "Likelihood",
     "MaskPart",
     "PicturePart",
     "Predictor",
     "Reconstruction",
     "Reply",
+    "Session",
     "TextPart",
     "TokenizerPredictor",
 ]
