@@ -21,6 +21,7 @@ from setok.config.jobs import (
     IngestConfig,
     Job,
     PipelineConfig,
+    ServeConfig,
     TrainConfig,
     WordsConfig,
 )
@@ -52,6 +53,14 @@ from setok.config.sequence import (
     ChatConfig,
     SequenceConfig,
 )
+from setok.config.serving import (
+    AccessConfig,
+    BatchingConfig,
+    IngressConfig,
+    LimitsConfig,
+    ReplicaConfig,
+    ServeSection,
+)
 from setok.config.setokim import (
     LanguageModelConfig,
     LoraConfig,
@@ -72,7 +81,9 @@ from setok.config.training import (
 
 __all__ = [
     "JOBS",
+    "AccessConfig",
     "AugmentConfig",
+    "BatchingConfig",
     "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",
@@ -85,8 +96,10 @@ __all__ = [
     "EvaluateConfig",
     "FlowConfig",
     "IngestConfig",
+    "IngressConfig",
     "Job",
     "LanguageModelConfig",
+    "LimitsConfig",
     "LoggingConfig",
     "LoraConfig",
     "MaskDecoderConfig",
@@ -94,10 +107,13 @@ __all__ = [
     "MixtureEntry",
     "OptimConfig",
     "PipelineConfig",
+    "ReplicaConfig",
     "ScalingConfig",
     "ScenesConfig",
     "Section",
     "SequenceConfig",
+    "ServeConfig",
+    "ServeSection",
     "SetokimConfig",
     "SetokimLossConfig",
     "SourceConfig",

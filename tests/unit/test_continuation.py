@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -141,8 +139,8 @@ def test_a_prompt_that_cannot_join_changes_nothing(model: Setokim) -> None:
 
 
 def test_layers_with_a_window_take_others_only_when_they_are_done() -> None:
-    window: dict[str, Any] = {"family": "mistral", "sliding_window": 4}
-    model = model_of(**window)
+    model = model_of(family="mistral")
+    model.language_model.base.config.sliding_window = 4
     going = Continuation(model)
     options = GenerationOptions(mode="text", max_new_tokens=2)
     assert going.can_be_joined
