@@ -48,6 +48,8 @@ class Problem:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
+        if self.status in (408, 413):  # or what is still to come of the body would be read for nothing
+            headers["connection"] = "close"
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
 
 
