@@ -4,7 +4,8 @@ import { colour, TokenMap } from "./map.js";
 const $ = (id) => document.getElementById(id);
 const map = new TokenMap($("map"));
 let model = null; // of /v1/models
-let url = null; // the picture as a data URL
+let file = null; // the picture as it came
+let url = null; // and as a data URL
 let turns = []; // the conversation, as the API has it
 let under_way = null; // aborts what is being asked
 
@@ -73,6 +74,7 @@ async function usePicture(blob) {
       reader.onload = () => done(reader.result);
       reader.readAsDataURL(blob);
     });
+    file = blob;
     turns = [];
     $("log").replaceChildren();
     $("hint").hidden = true;
@@ -203,7 +205,7 @@ const TASKS = {
   async edit(words, item, signal) {
     const form = new FormData();
     form.set("prompt", words);
-    form.set("image", await (await fetch(url)).blob(), "picture");
+    form.set("image", file, "picture");
     const answer = await postForm("/v1/images/edits", form, signal);
     addImage(item, `data:image/png;base64,${answer.data[0].b64_json}`, words);
   },
