@@ -90,6 +90,7 @@ class RayBackend:
         for attempt in range(1, ATTEMPTS + 1):
             retold.again()
             responses = self._handle.options(stream=True).run.remote(call)
+            over = False
             try:
                 async for event in responses:
                     if isinstance(event, Failed):
@@ -97,16 +98,20 @@ class RayBackend:
                     new = retold.new_in(event)
                     if new is not None:
                         yield new
+                over = True
                 return
             except LOST as error:
+                over = True
                 logger.warning("a replica was lost (attempt %d of %d): %s", attempt, ATTEMPTS, type(error).__name__)
-                await asyncio.sleep(0.2 * attempt)
             except (BackPressureError, DeploymentUnavailableError) as error:
+                over = True
                 raise OverloadedError(
                     "as many requests wait as may", "send the request again a little later"
                 ) from error
             finally:
-                responses.cancel()
+                if not over:  # the client has left, or the reply came out otherwise
+                    responses.cancel()
+            await asyncio.sleep(0.2 * attempt)
         raise OverloadedError(f"{ATTEMPTS} replicas were lost one after the other", "send the request again")
 
 

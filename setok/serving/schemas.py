@@ -15,10 +15,16 @@ MAX_TEXT = 100_000
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-class Lenient(BaseModel):
+class Described(BaseModel):
+    """Base of all: what stands beneath a field describes it in the API's page."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Lenient(Described):
     """A request: unknown fields are passed over."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
 
 
 # ---------------------------------------------------------------- chat
@@ -81,11 +87,11 @@ class ChatRequest(Lenient):
     response_format: dict[str, Any] | None = None
 
 
-class TokenDetails(BaseModel):
+class TokenDetails(Described):
     image_tokens: int
 
 
-class ChatUsage(BaseModel):
+class ChatUsage(Described):
     prompt_tokens: int
     """Visual tokens included."""
     completion_tokens: int
@@ -94,20 +100,20 @@ class ChatUsage(BaseModel):
     completion_tokens_details: TokenDetails
 
 
-class AnswerImage(BaseModel):
+class AnswerImage(Described):
     type: Literal["image_url"] = "image_url"
     image_url: ImageUrl
     num_tokens: int
 
 
-class AnswerMask(BaseModel):
+class AnswerMask(Described):
     """A region of the conversation's first picture: a PNG of its size, white inside."""
 
     mask_url: str
     score: float
 
 
-class AnswerMessage(BaseModel):
+class AnswerMessage(Described):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
@@ -115,14 +121,14 @@ class AnswerMessage(BaseModel):
     masks: list[AnswerMask] | None = None
 
 
-class Choice(BaseModel):
+class Choice(Described):
     index: int = 0
     message: AnswerMessage
     logprobs: None = None
     finish_reason: Literal["stop", "length"]
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Described):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -131,21 +137,21 @@ class ChatCompletion(BaseModel):
     usage: ChatUsage
 
 
-class Delta(BaseModel):
+class Delta(Described):
     role: Literal["assistant"] | None = None
     content: str | None = None
     images: list[AnswerImage] | None = None
     masks: list[AnswerMask] | None = None
 
 
-class ChunkChoice(BaseModel):
+class ChunkChoice(Described):
     index: int = 0
     delta: Delta
     logprobs: None = None
     finish_reason: Literal["stop", "length"] | None = None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(Described):
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
@@ -171,20 +177,20 @@ class ImageRequest(Lenient):
     guidance: float | None = Field(None, ge=0, le=20)
 
 
-class ImageDatum(BaseModel):
+class ImageDatum(Described):
     b64_json: str
     seed: int
     """Draws the same picture again."""
 
 
-class ImageUsage(BaseModel):
+class ImageUsage(Described):
     input_tokens: int
     output_tokens: int
     total_tokens: int
     input_tokens_details: dict[Literal["text_tokens", "image_tokens"], int]
 
 
-class ImagesAnswer(BaseModel):
+class ImagesAnswer(Described):
     created: int
     data: list[ImageDatum]
     usage: ImageUsage
@@ -193,10 +199,10 @@ class ImagesAnswer(BaseModel):
 # ---------------------------------------------------------------- our own
 
 
-class LookRequest(BaseModel):
+class LookRequest(Described):
     """A picture, and how it is to be clustered."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     image: str
     """A data URL."""
@@ -213,7 +219,7 @@ class TokenizeRequest(LookRequest):
     """Also give the tokens themselves."""
 
 
-class TokensAnswer(BaseModel):
+class TokensAnswer(Described):
     model: str
     count: int
     grid: tuple[int, int]
@@ -238,7 +244,7 @@ class SegmentRequest(Lenient):
     model: str | None = None
 
 
-class SegmentAnswer(BaseModel):
+class SegmentAnswer(Described):
     model: str
     b64_json: str
     """A PNG of the picture's size, white inside the region."""
@@ -254,7 +260,7 @@ class SegmentAnswer(BaseModel):
 # ---------------------------------------------------------------- about
 
 
-class SetokDetails(BaseModel):
+class SetokDetails(Described):
     """What only models like ours have."""
 
     image_size: int
@@ -274,7 +280,7 @@ class SetokDetails(BaseModel):
     """Whether it finds regions."""
 
 
-class ModelAnswer(BaseModel):
+class ModelAnswer(Described):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -282,23 +288,23 @@ class ModelAnswer(BaseModel):
     setok: SetokDetails
 
 
-class ModelsAnswer(BaseModel):
+class ModelsAnswer(Described):
     object: Literal["list"] = "list"
     data: list[ModelAnswer]
 
 
-class StatusAnswer(BaseModel):
+class StatusAnswer(Described):
     status: Literal["ok", "ready"]
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(Described):
     message: str
     type: str
     param: str | None = None
     code: str | None = None
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(Described):
     """OpenAI's."""
 
     error: ErrorDetail

@@ -464,3 +464,5 @@ def test_the_description_names_every_route(http: httpx2.Client) -> None:
         *("/v1/tokenize", "/v1/reconstruct", "/v1/segment", "/health", "/ready", "/metrics"),
     } == set(api["paths"])
     assert json.dumps(api).count("ErrorAnswer") > 20
+    field = api["components"]["schemas"]["ChatRequest"]["properties"]["guidance"]
+    assert field["description"].startswith("How closely pictures follow")

@@ -85,8 +85,17 @@ def test_the_sliders_change_the_tokens(page: Page) -> None:
     expect(page.locator("#strip button").nth(1)).to_be_visible()
     page.locator("#threshold").fill("0.5")
     assert page.locator("#threshold-value").text_content() == "0.50"
-    for view in ("Picture", "Tokens", "Both"):
+    for view in ("Picture", "Both", "Tokens"):
         page.get_by_text(view, exact=True).click()
+    inside = page.evaluate(
+        """() => {
+            const map = document.getElementById("map");
+            const side = map.width / 8; // of a patch
+            const own = (y, x) => [...map.getContext("2d").getImageData((x + 0.5) * side, (y + 0.5) * side, 1, 1).data];
+            return [...Array(64).keys()].map(i => own(i >> 3, i & 7).slice(0, 3));
+        }"""
+    )
+    assert {tuple(colour) for colour in inside} <= {tuple(colour) for colour in PALETTE.tolist()}, "the map's colours"
 
 
 @needs_browser

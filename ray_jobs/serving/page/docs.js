@@ -12,6 +12,7 @@ function kind(schema) {
   if (schema.anyOf) return schema.anyOf.map(kind).filter((one) => one !== "null").join(" or ");
   if (schema.enum) return schema.enum.map((one) => JSON.stringify(one)).join(" or ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
+  if (schema.prefixItems) return `[${schema.prefixItems.map(kind).join(", ")}]`;
   if (schema.type === "array") return `list of ${kind(schema.items ?? {})}`;
   return schema.type ?? "anything";
 }

@@ -55,7 +55,7 @@ export class TokenMap {
     if (this.view !== "picture") {
       for (let y = 0; y < rows; y++) {
         for (let x = 0; x < columns; x++) {
-          c.fillStyle = `rgb(${colour(map[y][x])} / ${this.view === "map" ? 1 : 0.5})`;
+          c.fillStyle = `rgb(${colour(map[y][x]).join(" ")} / ${this.view === "map" ? 1 : 0.5})`;
           c.fillRect(x * w, y * h, w + 0.5, h + 0.5);
         }
       }
