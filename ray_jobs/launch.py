@@ -59,6 +59,19 @@ class Action:
     """Without, it is run as soon as the flag is met, like ``--help``, and gets ``None``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shortcut:
+    """A flag that stands for settings which a command is mostly used with."""
+
+    flag: str
+    help: str
+    metavar: str
+    overrides: Callable[[Sequence[str]], Sequence[str]]
+    """From the flag's values to what ``--set`` takes."""
+    several: bool = False
+    """Whether it takes more than one value."""
+
+
 class _RunNow(argparse.Action):
     """Calls ``const`` with the flag's value, and ends the process with the exit code that it returns."""
 
@@ -73,6 +86,8 @@ def parse(
     *,
     dry_run: Callable[[J], None] | None = None,
     actions: Sequence[Action] = (),
+    shortcuts: Sequence[Shortcut] = (),
+    preset: str | None = None,
 ) -> J:
     """Read a job's config from the command line.
 
@@ -82,6 +97,8 @@ def parse(
         argv: arguments; ``None`` means those of the process.
         dry_run: shows what the job would do, for ``--dry-run``; without it the config is only checked.
         actions: what the command does instead of the job for further flags.
+        shortcuts: further flags that change settings; ``--set`` has the last word.
+        preset: what is taken without ``--config``, which then may be left out.
 
     Raises:
         ConfigError: the config does not exist or is wrong.
@@ -90,7 +107,8 @@ def parse(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config",
-        required=True,
+        required=preset is None,
+        default=preset,
         metavar="NAME|FILE",
         help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
     )
@@ -106,6 +124,10 @@ def parse(
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything that can be checked, show it, and stop"
     )
+    for shortcut in shortcuts:
+        parser.add_argument(
+            shortcut.flag, nargs="+" if shortcut.several else 1, metavar=shortcut.metavar, help=shortcut.help
+        )
     for action in actions:
         if not action.needs_config:
             parser.add_argument(action.flag, metavar=action.metavar, help=action.help, action=_RunNow, const=action.run)
@@ -114,7 +136,11 @@ def parse(
         else:
             parser.add_argument(action.flag, metavar=action.metavar, help=action.help)
     arguments = parser.parse_args(argv)
-    overrides = [override for group in arguments.set for override in group]
+    overrides: list[str] = []
+    for shortcut in shortcuts:
+        given = getattr(arguments, shortcut.flag.removeprefix("--").replace("-", "_"))
+        overrides += shortcut.overrides(given) if given else ()
+    overrides += [override for group in arguments.set for override in group]
     config = load_config(kind, arguments.config, overrides)
     if arguments.print_config:
         sys.stdout.write(dump_config(config))
@@ -258,6 +284,10 @@ def _set_ray_environment(*, joins: bool) -> None:
         "RAY_DEDUP_LOGS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    if not joins:
+        # A small machine's default is one process for each CPU, and more of them end when they are idle for a second. A run
+        # has a dozen that coordinate; those that decode should outlive a restart of the workers.
+        defaults["RAY_num_workers_soft_limit"] = str((os.cpu_count() or 1) + 12)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

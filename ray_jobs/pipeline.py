@@ -15,9 +15,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs import launch
-from ray_jobs.evaluate import evaluate, headlines
+from ray_jobs.evaluate import evaluate
 from ray_jobs.ingest import dry_run as plan_ingest
 from ray_jobs.ingest import heldout_folder, ingest
+from ray_jobs.reporting.comparison import headlines
 from ray_jobs.reporting.page import write_report
 from ray_jobs.train import train
 from ray_jobs.training.dry_run import dry_run as plan_training
@@ -27,7 +28,6 @@ from setok.data.scenes import write_scenes
 from setok.data.schema import Manifest
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
-HEADLINES = {"psnr": "PSNR", "ari": "ARI", "foreground_ari": "foreground ARI", "mean_tokens": "tokens per image"}
 
 
 def run_pipeline(config: PipelineConfig) -> Path:
@@ -63,10 +63,7 @@ def run_pipeline(config: PipelineConfig) -> Path:
         console.rule(f"evaluate: {evaluation.name}", align="left")
         figures = evaluate(evaluation)
         evaluations.setdefault(figures["run"]["stage"], {})[evaluation.name] = figures
-        if "psnr" in figures:
-            console.print(" · ".join(f"{label} {_shown(figures[key])}" for key, label in HEADLINES.items()))
-        else:
-            console.print("\n".join(headlines(figures)))
+        console.print("\n".join(headlines(figures)))
     metrics = _nested(trained, evaluations, time.monotonic() - started)
     (config.run_dir / METRICS).write_text(json.dumps(metrics, indent=2))
     return write_report(config.run_dir)
@@ -106,10 +103,6 @@ def _make_scenes(out: Path, config: ScenesConfig) -> None:
                 on_progress=lambda done, _, task=task: progress.update(task, completed=done),  # type: ignore[misc]
             )
             progress.update(task, completed=count)
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 def _nested(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +13,31 @@ from torch import nn
 from setok.config import OptimConfig, TrainConfig
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
+class _Eager(torch.optim.Optimizer):
+    """What torch's optimizers do without asking ``torch.compile`` to look away.
+
+    They do so before every step, and for that it has to be imported: 1.7 s of every start of a worker, which compiles nothing.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """torch's, eager."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Muon(_Eager, torch.optim.Muon):
+    """torch's, eager."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Muon.step))
+
+
+class MuonWithAdamW(_Eager):
     """Muon (Jordan et al. 2024) for groups with ``kind: muon``, AdamW for the others, as one optimizer.
 
     Muon moves a whole matrix along the orthogonalised momentum of its gradient: about 1 dB of PSNR at equal time on the
@@ -25,9 +50,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         muon = [group for group in self.param_groups if group["kind"] == "muon"]
         self._parts: list[torch.optim.Optimizer] = []
         if adam:
-            self._parts.append(torch.optim.AdamW(adam, lr=config.learning_rate, betas=config.betas, foreach=True))
+            self._parts.append(AdamW(adam, lr=config.learning_rate, betas=config.betas, foreach=True))
         if muon:
-            self._parts.append(torch.optim.Muon(muon, lr=config.muon_learning_rate, momentum=0.9, ns_steps=4))
+            self._parts.append(Muon(muon, lr=config.muon_learning_rate, momentum=0.9, ns_steps=4))
         self.param_groups = [group for part in self._parts for group in part.param_groups]
         for part in self._parts:
             part.state = self.state
@@ -71,7 +96,7 @@ def build_optimizer(
         group["params"].append(parameter)
     if config.kind == "muon":
         return MuonWithAdamW(list(groups.values()), config)
-    return torch.optim.AdamW(list(groups.values()), lr=base, betas=config.betas)
+    return AdamW(list(groups.values()), lr=base, betas=config.betas)
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

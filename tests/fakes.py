@@ -115,6 +115,8 @@ class FakeBatches:
         self.wait_seconds = 0.0
         self.num_bad = 0
 
+    def close(self) -> None: ...
+
     def __iter__(self) -> Iterator[list[ImageTextBatch]]:
         train, accumulation = self.config.train, self.config.gradient_accumulation_steps
         slots = rank_slots(

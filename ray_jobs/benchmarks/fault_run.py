@@ -27,6 +27,8 @@ from setok.errors import TrainingError
 WORKER, DATA = "RayTrainWorker", "ReadPlannedBlocks"
 """In the titles of Ray's processes: one that trains, and one that reads and decodes."""
 POLL_SECONDS = 0.001
+START_SECONDS, SLOW_STEP_SECONDS = 300.0, 2.0
+"""A run that takes longer has come to nothing."""
 PARTS = ("notice", "workers", "model", "data", "step")
 
 
@@ -72,8 +74,9 @@ def small_run(data: Path, output: Path, name: str, **changes: Any) -> TrainConfi
 class Run:
     """The command of a training run, and what can be seen of it from outside."""
 
-    def __init__(self, config: TrainConfig, *, timeout: float = 300.0) -> None:
-        self.config, self._timeout = config, timeout
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self._timeout = START_SECONDS + SLOW_STEP_SECONDS * config.train.steps
         self.driver: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
@@ -134,9 +137,18 @@ class Run:
         return self.step >= step or self.has_ended
 
     def finish(self) -> int:
-        """Wait for the end of the command, and return its exit code."""
+        """Wait for the end of the command, and return its exit code.
+
+        Raises:
+            TrainingError: it does not end.
+        """
         assert self.driver is not None
-        return self.driver.wait(self._timeout)
+        try:
+            return self.driver.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            raise TrainingError(
+                f"{self.config.name} did not end in {self._timeout:g} s\n{self.tail()}", f"see {self.log}"
+            ) from None
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> None:
         """Wait until something is so.

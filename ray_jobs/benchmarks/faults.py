@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from ray_jobs.benchmarks.files import write_figures
 from ray_jobs.launch import EXIT_STOPPED, console
 from setok import checkpoint
 from setok.config import IngestConfig, TrainConfig, build, dump_config
-from setok.errors import TrainingError
+from setok.errors import ConfigError, TrainingError, did_you_mean
 
 NUM_PICTURES = 64
 
@@ -38,7 +38,7 @@ NUM_PICTURES = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--kills", type=int, default=50, help="random kills of the long run; 0 leaves it out")
-    parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--only", default="", help="faults whose name contains this; `none` for the kills alone")
     parser.add_argument("--seed", type=int, default=0, help="of the random kills")
     parser.add_argument("--output", type=Path, default=Path("runs/faults"), help="folder of the runs; it is emptied")
 
@@ -47,20 +47,16 @@ def faults(arguments: argparse.Namespace) -> None:
     """The command.
 
     Raises:
+        ConfigError: there is no such fault.
         TrainingError: a run did not survive.
     """
     output: Path = arguments.output.absolute()
+    chosen = {name: fault for name, fault in FAULTS.items() if arguments.only in name and arguments.only != "none"}
+    if not chosen and arguments.only != "none":
+        raise ConfigError(f"no fault has {arguments.only!r} in its name", did_you_mean(arguments.only, FAULTS))
     shutil.rmtree(output, ignore_errors=True)
     data = pictures(output)
-    chosen = {name: fault for name, fault in FAULTS.items() if arguments.only in name}
-    calm = undisturbed(small_run(data, output, "undisturbed"))
-    rows: list[dict[str, Any]] = []
-    began = time.monotonic()
-    for name, fault in chosen.items():
-        run = Run(small_run(data, output, name.replace(" ", "-")))
-        rows.append({"fault": name} | outcome(run, fault, calm))
-        left = (time.monotonic() - began) / len(rows) * (len(chosen) - len(rows))
-        console().print(f"{len(rows)}/{len(chosen)} {one_line(rows[-1])} · {left / 60:.0f} min left of these")
+    rows = struck(data, output, chosen) if chosen else []
     if arguments.kills:
         rows.append(random_kills(data, output, arguments.kills, random.Random(arguments.seed)))
     write_figures(output / "faults.json", {"faults": rows})
@@ -70,6 +66,19 @@ def faults(arguments: argparse.Namespace) -> None:
     console().print(f"→ {output / 'faults.json'}, {output / 'faults.md'}")
     if broken := [row["fault"] for row in rows if row["differences"]]:
         raise TrainingError(f"not survived: {', '.join(broken)}", f"the runs are in {output}")
+
+
+def struck(data: Path, output: Path, chosen: Mapping[str, Callable[[Run], dict[str, float]]]) -> list[dict[str, Any]]:
+    """Every fault on a run of its own, beside one that nothing happens to."""
+    calm = undisturbed(small_run(data, output, "undisturbed"))
+    rows: list[dict[str, Any]] = []
+    began = time.monotonic()
+    for name, fault in chosen.items():
+        run = Run(small_run(data, output, name.replace(" ", "-")))
+        rows.append({"fault": name} | outcome(run, fault, calm))
+        left = (time.monotonic() - began) / len(rows) * (len(chosen) - len(rows))
+        console().print(f"{len(rows)}/{len(chosen)} {one_line(rows[-1])} · {left / 60:.0f} min left of these")
+    return rows
 
 
 def outcome(run: Run, fault: Callable[[Run], dict[str, float]], calm: TrainConfig) -> dict[str, Any]:

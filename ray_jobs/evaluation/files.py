@@ -1,160 +1,35 @@
-"""The files of an evaluation: how they are written, and how a report reads them."""
+"""The files that every evaluation has: its figures, whose presence means that it is done, and what was asked."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
-
 from setok.config import EvaluateConfig, dump_config
-from setok.metrics.running import INDEX, Columns
-from setok.metrics.scoring import NUM_OBJECTS
 
-METRICS, IMAGES, PICTURES, CONFIG = "metrics.json", "images.jsonl", "pictures.npz", "config.yaml"
+METRICS, CONFIG = "metrics.json", "config.yaml"
+IMAGES, PICTURES = "images.jsonl", "pictures.npz"
+"""Of a tokenizer: every picture's figures, and some pictures."""
+ANSWERS, EXAMPLES = "answers.jsonl", "examples.jsonl"
+"""Of a Setokim: everything that was said, and some cases."""
 BEST, RANDOM, WORST = "best", "random", "worst"
-ID, CAPTION, PICTURE = "id", "caption", "picture"
+"""Why a case is shown."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One image of the set, what became of it, and why it is shown."""
-
-    kind: str
-    """``best``, ``random`` or ``worst``, by PSNR."""
-    id: str
-    caption: str
-    original: UInt8[np.ndarray, "height width 3"]
-    reconstruction: UInt8[np.ndarray, "height width 3"]
-    assignment: Int[np.ndarray, " patches"]
-    grid: tuple[int, int]
-    num_tokens: int
-    num_objects: int | None
-    psnr: float
-    ari: float | None
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def pack(
-    original: UInt8[Tensor, "3 height width"],
-    pixels: Float[Tensor, "3 height width"],
-    assignment: Int[Tensor, " patches"],
-    grid: tuple[int, int],
-) -> bytes:
-    """One picture and its reconstruction (in [0, 1]) as bytes that travel between processes."""
-    file = io.BytesIO()
-    painted = (pixels.clamp(0, 1) * 255).round().byte()
-    np.savez(
-        file,
-        original=original.permute(1, 2, 0).numpy(),
-        reconstruction=painted.permute(1, 2, 0).numpy(),
-        assignment=assignment.numpy().astype(np.int32),
-        grid=np.array(grid),
-    )
-    return file.getvalue()
-
-
-def ranked(table: Columns) -> list[int]:
-    """Row numbers by PSNR, best first; rows without one are left out."""
-    order = np.argsort(-table["psnr"], kind="stable")
-    return [int(table[INDEX][i]) for i in order if not np.isnan(table["psnr"][i])]
-
-
-def choose(table: Columns, drawn: Sequence[int], num_pictures: int) -> list[tuple[str, int]]:
-    """Kind and row number of the pictures to show: a third best, a third worst, and of the drawn ones for the rest."""
-    rows = ranked(table)
-    third = min(num_pictures // 3, len(rows) // 3)
-    best, worst = rows[:third], rows[len(rows) - third :][::-1]
-    known = set(rows) - set(best) - set(worst)
-    other = [row for row in drawn if row in known][: num_pictures - 2 * third]
-    return [(kind, row) for kind, group in ((BEST, best), (RANDOM, other), (WORST, worst)) for row in group]
-
-
-def _stack(chosen: Sequence[tuple[str, int]], table: Columns, packed: Mapping[int, bytes]) -> bytes:
-    at = np.searchsorted(table[INDEX], [row for _, row in chosen])
-    unpacked = []
-    for _, row in chosen:
-        with np.load(io.BytesIO(packed[row])) as stored:
-            unpacked.append(dict(stored))
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        kinds=np.array([kind for kind, _ in chosen]),
-        ids=np.array([str(table[ID][i]) for i in at]),
-        captions=np.array([str(table[CAPTION][i]) for i in at]),
-        originals=np.stack([arrays["original"] for arrays in unpacked]),
-        reconstructions=np.stack([arrays["reconstruction"] for arrays in unpacked]),
-        assignments=np.stack([arrays["assignment"] for arrays in unpacked]),
-        grid=unpacked[0]["grid"],
-        token_counts=table["tokens"][at],
-        num_objects=table[NUM_OBJECTS][at],
-        psnr=table["psnr"][at],
-        ari=table["ari"][at],
-    )
-    return file.getvalue()
-
-
-# ---------------------------------------------------------------- writing
-
-
-def write(
-    config: EvaluateConfig,
-    metrics: Mapping[str, Any],
-    table: Columns,
-    packed: Mapping[int, bytes],
-    drawn: Sequence[int],
-) -> None:
-    """Write the run's files, ``metrics.json`` last.
-
-    Args:
-        table: every image's figures.
-        packed: pictures by row number, at least those that ``choose`` takes.
-        drawn: row numbers drawn at random, in their order.
-    """
-    folder = config.run_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS).unlink(missing_ok=True)
-    lines = []
-    for i in range(len(table[INDEX])):
-        row = {name: _plain(values[i]) for name, values in table.items()}
-        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
-    _replace(folder / IMAGES, ("\n".join(lines) + "\n").encode())
-    chosen = choose(table, drawn, config.num_pictures)
-    (folder / PICTURES).unlink(missing_ok=True)
-    if chosen:
-        _replace(folder / PICTURES, _stack(chosen, table, packed))
-    write_metrics(config, metrics)
+def forget(config: EvaluateConfig) -> None:
+    """Begin a folder: what lies there of an evaluation before is not that of this one."""
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    for name in (METRICS, IMAGES, PICTURES, ANSWERS, EXAMPLES):
+        (config.run_dir / name).unlink(missing_ok=True)
 
 
 def write_metrics(config: EvaluateConfig, metrics: Mapping[str, Any]) -> None:
     """Write ``config.yaml``, and then ``metrics.json``, whose presence means that the evaluation is done."""
-    _replace(config.run_dir / CONFIG, dump_config(config).encode())
+    replace_file(config.run_dir / CONFIG, dump_config(config).encode())
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    _replace(config.run_dir / METRICS, f"{text}\n".encode())
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy scalar as JSON has it; NaN becomes null."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(data)
-    temporary.rename(path)
-
-
-# ---------------------------------------------------------------- reading
+    replace_file(config.run_dir / METRICS, f"{text}\n".encode())
 
 
 def read_finished(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:
@@ -170,36 +45,8 @@ def read_finished(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> di
     return stored if stored.get("run", {}).get("fingerprints") == dict(fingerprints) else None
 
 
-def read_images(folder: Path) -> list[dict[str, Any]]:
-    """Every image's figures, in the order of the set."""
-    path = folder / IMAGES
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def read_pictures(folder: Path) -> list[Picture]:
-    """The chosen pictures: best, random, worst; empty where none were asked for."""
-    path = folder / PICTURES
-    if not path.is_file():
-        return []
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = dict(stored)
-    return [
-        Picture(
-            kind=str(arrays["kinds"][i]),
-            id=str(arrays["ids"][i]),
-            caption=str(arrays["captions"][i]),
-            original=arrays["originals"][i],
-            reconstruction=arrays["reconstructions"][i],
-            assignment=arrays["assignments"][i],
-            grid=(int(arrays["grid"][0]), int(arrays["grid"][1])),
-            num_tokens=int(arrays["token_counts"][i]),
-            num_objects=_known(arrays["num_objects"][i], int),
-            psnr=float(arrays["psnr"][i]),
-            ari=_known(arrays["ari"][i], float),
-        )
-        for i in range(len(arrays["kinds"]))
-    ]
-
-
-def _known(value: float, kind: type) -> Any:
-    return None if math.isnan(value) else kind(value)
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(data)
+    temporary.rename(path)

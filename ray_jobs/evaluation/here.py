@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ray_jobs.evaluation import files, setokim
-from ray_jobs.evaluation.replica import Read, Replica, ReplicaTask, concept_vocabulary
-from ray_jobs.evaluation.setokim_replica import ROW, SetokimReplica
-from setok import checkpoint
+from ray_jobs.evaluation import setokim, tokenizer
+from ray_jobs.evaluation.preflight import works_of
+from ray_jobs.evaluation.replicas import block_of
+from ray_jobs.evaluation.setokim_replica import SetokimReplica
+from ray_jobs.evaluation.tokenizer_replica import TokenizerReplica
 from setok.config import EvaluateConfig
-from setok.data.schema import Manifest
 from setok.metrics import scoring
-from setok.metrics import setokim as setokim_metrics
-from setok.metrics.running import INDEX, ImageRows
 
 
 def measure_here(config: EvaluateConfig, *, num_threads: int = 1) -> dict[str, Any]:
-    """Figures of a checkpoint on an ingested set: what ``metrics.json`` would hold of them.
+    """Figures of a checkpoint on an ingested set: what ``metrics.json`` would hold of the tasks without official format.
 
     Args:
-        config: without references; ``num_replicas`` has no part in this.
+        config: of one checkpoint, without references; ``num_replicas`` has no part in this.
         num_threads: of torch, on a CPU.
 
     Raises:
-        CheckpointError, DataError: there is no such checkpoint or set.
+        ConfigError, CheckpointError, DataError: there is no such checkpoint or set, or the set has nothing to ask it.
     """
-    path = checkpoint.resolve(config.checkpoint)
-    trained = checkpoint.read_config(path)
-    stored = Manifest.load(config.data).num_rows
-    num_rows = min(stored, config.limit or stored)
-    numbers = np.arange(num_rows)
-    batches = [numbers[start : start + config.batch_size] for start in range(0, num_rows, config.batch_size)]
-    if trained.stage != "tokenizer":
-        image_size = trained.model.image_size
-        task = setokim.task_of(config, path=path, image_size=image_size, num_rows=num_rows, mean_image=None)
-        replica = SetokimReplica(replace(task, num_threads=num_threads))
-        rows = [json.loads(text) for batch in batches for text in replica({INDEX: batch})[ROW]]
-        return setokim_metrics.summarise(sorted(rows, key=lambda row: (row[INDEX], row["task"])))
-    model = trained.model
-    read = Read(config.data, model.image_size, model.fit_multiple)
-    tokenizer = Replica(
-        ReplicaTask(
-            path=str(path),
-            device="cuda" if config.use_gpu else "cpu",
-            weights=config.weights,
-            sampling_steps=config.sampling_steps,
-            mean_image=None,
-            vocabulary=concept_vocabulary(config.data, num_rows),
-            drawn=frozenset(),
-            num_extremes=0,
-            num_threads=num_threads,
+    (work,) = works_of(config).values()
+    if work.trained.stage == "tokenizer":
+        read, replica = (
+            tokenizer.read_of(work),
+            TokenizerReplica(replace(tokenizer.task_of(work, None), num_threads=num_threads)),
         )
-    )
-    found = ImageRows()
-    for batch in batches:
-        made = tokenizer(read({INDEX: batch}))
-        del made[files.PICTURE]
-        found.update(made)
-    return scoring.summarise(found)
+        rows = [row for batch in tokenizer.batches(work) for row in replica(read(block_of(batch)))]
+        return scoring.summarise(tokenizer.image_rows(rows))
+    batches, unasked = setokim.batches(work)
+    asked = SetokimReplica(replace(setokim.task_of(work, None), num_threads=num_threads))
+    rows = unasked + [row for batch in batches for row in asked(block_of(batch))]
+    return setokim.figures_of(work, setokim.in_order(rows))
 
 
 def flat(figures: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-ANSWERS, EXAMPLES = "answers.jsonl", "examples.jsonl"
+from ray_jobs.evaluation.files import EXAMPLES, replace_file
+from ray_jobs.evaluation.journal import known
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one JSON object a line, whole or not at all; NaN becomes null."""
-    temporary = path.with_name(f".{path.name}")
-    known = ({name: None if value != value else value for name, value in row.items()} for row in rows)  # NaN is no JSON
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known]
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    lines = [json.dumps(known(row), ensure_ascii=False, allow_nan=False) for row in rows]
+    replace_file(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:

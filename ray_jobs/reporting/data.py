@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from ray_jobs.evaluation import files
-from ray_jobs.evaluation.files import Picture
-from ray_jobs.evaluation.setokim_files import ANSWERS, read_examples
+from ray_jobs.evaluation import files, tokenizer_files
+from ray_jobs.evaluation.files import ANSWERS
+from ray_jobs.evaluation.setokim_files import read_examples
+from ray_jobs.evaluation.tokenizer_files import Picture
 from ray_jobs.reporting.setokim import SetokimReport
 from ray_jobs.training.tracking import read_metrics
 from setok.errors import DataError
@@ -187,11 +188,11 @@ def _started(folder: Path) -> tuple[float, str]:
 
 
 def _evaluation(folder: Path) -> EvaluationReport:
-    images = [image for image in files.read_images(folder) if image.get("valid")]
+    images = [image for image in tokenizer_files.read_images(folder) if image.get("valid")]
     return EvaluationReport(
         label=folder.name,
         metrics=_read_json(folder / files.METRICS),
-        pictures=tuple(files.read_pictures(folder)),
+        pictures=tuple(tokenizer_files.read_pictures(folder)),
         token_counts=tuple(float(image["tokens"]) for image in images),
         object_counts=tuple(image.get("num_objects") for image in images),
     )

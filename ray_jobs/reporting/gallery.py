@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from ray_jobs.evaluation.files import BEST, RANDOM, WORST, Picture
+from ray_jobs.evaluation.files import BEST, RANDOM, WORST
+from ray_jobs.evaluation.tokenizer_files import Picture
 from setok.drawing import PALETTE
 
 _SMALL = 128

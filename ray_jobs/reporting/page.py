@@ -15,8 +15,20 @@ from ray_jobs.reporting.data import (
     StageReport,
     load_report_data,
 )
+from ray_jobs.reporting.examples import STYLE as EXAMPLES_STYLE
 from ray_jobs.reporting.gallery import gallery
-from ray_jobs.reporting.rows import ALONE, COMPARED, REFERENCES, Reference, Row, is_known, name_of, of_reference, show
+from ray_jobs.reporting.rows import (
+    ALONE,
+    COMPARED,
+    REFERENCES,
+    Reference,
+    Row,
+    is_known,
+    name_of,
+    of_reference,
+    set_of,
+    show,
+)
 from ray_jobs.reporting.run import training, what_ran
 from ray_jobs.reporting.style import STYLE
 
@@ -27,12 +39,13 @@ _ROWS = {row.key: row for row in (*COMPARED, *ALONE)}
 _HEADLINES = ("psnr", "ari", "foreground_ari", "mean_tokens", "tokens_objects_correlation")
 
 
-def write_report(source: str | Path | ReportData, path: str | Path | None = None) -> Path:
+def write_report(source: str | Path | ReportData, path: str | Path | None = None, *, first: str = "") -> Path:
     """Write a report.
 
     Args:
         source: a run's folder (see ``load_report_data``), or the data itself.
         path: the page's file; ``None`` means ``report.html`` in the run's folder.
+        first: a section of the caller's, which comes after the header.
 
     Returns:
         The page's file.
@@ -48,14 +61,14 @@ def write_report(source: str | Path | ReportData, path: str | Path | None = None
     else:
         data, target = load_report_data(source), Path(path) if path is not None else Path(source) / REPORT
     temporary = target.with_name(f".{target.name}")
-    temporary.write_text(render(data), encoding="utf-8")
+    temporary.write_text(render(data, first=first), encoding="utf-8")
     temporary.replace(target)
     return target
 
 
-def render(data: ReportData) -> str:
+def render(data: ReportData, *, first: str = "") -> str:
     """The page as text."""
-    sections = [_header(data)]
+    sections = [_header(data), first]
     if any(evaluation.pictures for evaluation in data.evaluations):
         sections.append(_pictures(data.evaluations))
     sections += setokim.sections(data.setokim)
@@ -66,7 +79,7 @@ def render(data: ReportData) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>{escape(data.title)}</title><style>{STYLE}{setokim.STYLE if data.setokim else ''}</style></head><body>"
+        f"<title>{escape(data.title)}</title><style>{STYLE}{EXAMPLES_STYLE if data.setokim else ''}</style></head><body>"
         f"<main>{''.join(sections)}"
         "<footer>Made by ray_jobs.reporting. The page holds everything it shows and loads nothing.</footer>"
         "</main></body></html>\n"
@@ -107,11 +120,15 @@ def _what(first: EvaluationReport | None, *, data_has_words: bool) -> str:
             " Setokim is a small language model that reads such tokens and says them too: it answers, describes, draws, edits"
             " and points."
         )
+    if first is None and data_has_words:
+        return f"{what} This page shows what it says, draws and marks."
     if first is None:
         return f"{what} This page shows how training went; nothing was evaluated."
     number = first.metrics.get("num_images")
     pictures = f"{number:,} pictures" if isinstance(number, int) else "pictures"
-    return f"{what} This page shows what it makes of {pictures} of the set “{escape(first.label)}”."
+    return (
+        f"{what} This page shows what it makes of {pictures} of the set “{escape(set_of(first.metrics, first.label))}”."
+    )
 
 
 def _tile(evaluation: EvaluationReport, key: str) -> str:

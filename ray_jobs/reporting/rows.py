@@ -167,3 +167,8 @@ def show(value: float | None, row: Row) -> str:
 def is_known(value: Any) -> TypeGuard[float]:
     """Whether a figure is there to be shown."""
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def set_of(metrics: Mapping[str, Any], label: str) -> str:
+    """The name of the folder of the data; that of the evaluation where it does not say."""
+    return str((metrics.get("run") or {}).get("data") or label).rstrip("/").rpartition("/")[2]

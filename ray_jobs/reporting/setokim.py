@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
+from ray_jobs.reporting import examples as cases
 from ray_jobs.reporting.charts import Bar, bar_chart
-from ray_jobs.reporting.rows import Row, is_known, show
+from ray_jobs.reporting.rows import Row, is_known, set_of, show
 
 Metrics = Mapping[str, Any]
 
@@ -20,7 +21,7 @@ class SetokimReport:
     label: str
     metrics: Metrics
     examples: tuple[Mapping[str, Any], ...] = field(default=())
-    """As ``ray_jobs.evaluation.setokim`` writes them; pictures are PNG in base64."""
+    """As ``ray_jobs.evaluation.cases`` makes them; pictures are PNG in base64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +141,9 @@ def headline(reports: Sequence[SetokimReport]) -> str:
         about, metrics = TASKS[task], report.metrics[task]
         row = about.figures[0]
         beside = [
-            f"{show(_value(metrics, (*path, row.key)), row)}{' %' if row.unit == '%' else ''} {escape(name)}"
+            f"{show(value_at(metrics, (*path, row.key)), row)}{' %' if row.unit == '%' else ''} {escape(name)}"
             for path, name in TASKS[task].references
-            if is_known(_value(metrics, (*path, row.key)))
+            if is_known(value_at(metrics, (*path, row.key)))
         ]
         unit = f"<i>{row.unit}</i>" if row.unit else ""
         tiles.append(
@@ -171,13 +172,13 @@ def _measured(reports: Sequence[SetokimReport]) -> list[tuple[str, SetokimReport
 
 
 def _section(task: str, report: SetokimReport, *, several: bool) -> str:
-    about, metrics = TASKS[task], report.metrics[task]
+    about, metrics, of = TASKS[task], report.metrics[task], set_of(report.metrics, report.label)
     title = f"{about.title}: {escape(report.label)}" if several else about.title
     charts = []
     for row in about.figures:
         bars = [Bar(label="Setokim", value=metrics.get(row.key), main=True)]
         for path, name in TASKS[task].references:
-            value = _value(metrics, (*path, row.key))
+            value = value_at(metrics, (*path, row.key))
             if is_known(value):
                 beats = path != _LIMIT and _is_better(value, metrics.get(row.key), row)
                 bars.append(Bar(label=name, value=value, beats=beats))
@@ -191,9 +192,9 @@ def _section(task: str, report: SetokimReport, *, several: bool) -> str:
         )
     table = _by_type(metrics["by_type"]) if "by_type" in metrics else ""
     shown = [example for example in report.examples if example["task"] == task]
-    examples = f'<div class="asked">{"".join(_example(example) for example in shown)}</div>' if shown else ""
+    examples = cases.examples(shown)
     return (
-        f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(_set_of(report))}”.</p>"
+        f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(of)}”.</p>"
         f'<div class="charts">{"".join(charts)}</div>{table}{examples}</section>'
     )
 
@@ -208,12 +209,7 @@ def _is_better(value: float, ours: float | None, row: Row) -> bool:
     return value < ours if row.better == "lower" else value > ours
 
 
-def _set_of(report: SetokimReport) -> str:
-    """The name of the folder of the data."""
-    return str(report.metrics.get("run", {}).get("data") or report.label).rstrip("/").rpartition("/")[2]
-
-
-def _value(metrics: Metrics, path: tuple[str, ...]) -> Any:
+def value_at(metrics: Metrics, path: tuple[str, ...]) -> Any:
     """What lies at a path; the references of questions are figures themselves, with no key below them."""
     found: Any = metrics
     for key in path:
@@ -251,50 +247,3 @@ def _by_type(types: Mapping[str, Mapping[str, Any]]) -> str:
         '<div class="scroll card" tabindex="0" role="region" aria-label="Answers by type of question">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
-
-
-def _example(example: Mapping[str, Any]) -> str:
-    """One thing asked: its pictures side by side, what was said, and what is true."""
-    names = {"given": "shown", "truth": "true picture", "mask": "marked", "true mask": "true region"}
-    pictures = "".join(
-        f'<span><img class="pixels" src="data:image/png;base64,{data}" alt="{names.get(name, name)}">'
-        f"<small>{names.get(name, name)}</small></span>"
-        for name, data in example["images"].items()
-    )
-    words = []
-    if example["asked"]:
-        words.append(f'<p class="ask">{escape(example["asked"])}</p>')
-    if example["said"] or example["truth"]:
-        right = _plain(example["said"]) == _plain(example["truth"])
-        mark = '<b class="right">✓</b> ' if right else '<b class="wrong">✗</b> '
-        words.append(f"<p>{mark}{escape(example['said']) or '<i>nothing</i>'}</p>")
-        if not right:
-            words.append(f'<p class="true">{escape(example["truth"])}</p>')
-    return (
-        f'<figure class="card n{len(example["images"])}"><div class="row">{pictures}</div>'
-        f'<figcaption title="{escape(example["id"])}">{"".join(words)}</figcaption></figure>'
-    )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).strip(" .")
-
-
-STYLE = """
-.asked { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; margin-top: 18px; }
-.asked figure { margin: 0; padding: 10px; break-inside: avoid; }
-.asked .row { display: grid; gap: 6px; grid-template-columns: repeat(3, 1fr); }
-.asked .n1 { display: grid; grid-template-columns: 1fr 2fr; gap: 12px; }
-.asked .n1 .row { grid-template-columns: 1fr; } .asked .n1 figcaption { margin-top: 0; }
-.asked .n2 .row { grid-template-columns: repeat(2, 1fr); }
-.asked img { display: block; width: 100%; aspect-ratio: 1; border-radius: 4px; }
-.asked img { image-rendering: pixelated; background: var(--wash); }
-.asked small { display: block; font-size: 11.5px; text-align: center; margin-top: 2px; }
-.asked figcaption { margin-top: 8px; }
-.asked figcaption p { margin: 0 0 2px; color: var(--ink); }
-.asked .ask { font-weight: 600; }
-.asked .true { color: var(--muted); }
-.asked .right { color: var(--good); } .asked .wrong { color: var(--bad); }
-@media (max-width: 860px) { .asked { grid-template-columns: repeat(2, 1fr); } }
-@media (max-width: 620px) { .asked { grid-template-columns: 1fr; } }
-"""

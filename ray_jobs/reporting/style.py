@@ -96,6 +96,9 @@ td.ours { font-weight: 600; }
 td.none { color: var(--muted); }
 thead th + th { width: 12%; }
 .compared thead th:nth-child(2) { color: var(--ink); font-weight: 600; }
+.beside th:nth-child(2) { text-align: left; min-width: 0; width: auto; }
+.beside thead th:first-child { width: 170px; }
+.beside tbody td:first-child { color: var(--muted); }
 td { white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 16px; }
 .beats { color: var(--bad); font-size: .8em; }

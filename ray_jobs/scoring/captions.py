@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.scoring.files import Complaints, Given, by_id, checked, compare_ids, read_rows, section
+from ray_jobs.scoring.samples import Sample, Written, number, places, written
 from setok.metrics.captions import CaptionScores
 from setok.metrics.meteor import meteor
 
@@ -31,3 +34,23 @@ def score_captions(given: Given) -> dict[str, Any]:
     for picture, captions in truth.items():
         scores.update(picture, rows[picture]["caption"], captions)
     return scores.compute() | ({"meteor": meteor(scores)} if given.meteor else {})
+
+
+def write_captions(samples: Iterable[Sample], folder: Path, name: str) -> Written:
+    """One caption for every picture, and the annotations as COCO has them."""
+    predictions, annotations = places(folder, name, ".json")
+    said, pictures = [], []
+    true: list[dict[str, Any]] = []
+    for sample in samples:
+        picture = number(sample.fact["image_id"])
+        said.append({"image_id": picture, "caption": sample.said})
+        pictures.append({"id": picture})
+        true += [
+            {"image_id": picture, "id": len(true) + i, "caption": text} for i, text in enumerate(_captions(sample))
+        ]
+    tree = {"images": pictures, "annotations": true}
+    return written(predictions, said, annotations, tree, answered=bool(true))
+
+
+def _captions(sample: Sample) -> list[str]:
+    return sample.record.answers or [sample.record.caption]

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from ray_jobs import launch
 from ray_jobs.scoring.files import Given
-from ray_jobs.scoring.tasks import TASKS, Task
-from setok.errors import ConfigError, did_you_mean
+from ray_jobs.scoring.tasks import SCORED, Task, scored
+from setok.errors import ConfigError
 
 _OPTIONS = ("questions", "choices", "split", "meteor", "lpips", "inception", "variant", "clip", "dino")
 
@@ -31,7 +31,8 @@ def main(argv: Sequence[str]) -> None:
         _print_tasks()
         return
     given = _given(arguments)
-    task = TASKS[given.task]
+    task = scored(given.task)
+    assert task.score is not None
     figures = task.score(given)
     content = {"task": given.task, "scorer": task.scorer, "predictions": str(given.predictions), "figures": figures}
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.evaluate score",
         description="Score a file of predictions in its benchmark's official format.",
-        epilog=f"tasks: {', '.join(TASKS)}; --list shows their formats",
+        epilog=f"tasks: {', '.join(SCORED)}; --list shows their formats",
     )
     parser.add_argument("--task", help="the benchmark")
     parser.add_argument("--predictions", type=Path, metavar="F", help="the file, or folder, to score")
@@ -75,10 +76,8 @@ def _given(arguments: argparse.Namespace) -> Given:
     """The arguments, once they make sense for the task."""
     name = arguments.task
     if name is None:
-        raise ConfigError("no task was named", f"--task with one of: {', '.join(TASKS)}")
-    if name not in TASKS:
-        raise ConfigError(f"task {name!r} is unknown", did_you_mean(name, TASKS))
-    task = TASKS[name]
+        raise ConfigError("no task was named", f"--task with one of: {', '.join(SCORED)}")
+    task = scored(name)
     if arguments.predictions is None:
         raise ConfigError(f"task {name!r} needs predictions", f"--predictions with {task.predictions}")
     if arguments.annotations is None and task.needs_annotations:
@@ -113,5 +112,5 @@ def _table(name: str, task: Task, figures: dict[str, Any]) -> Table:
 
 
 def _print_tasks() -> None:
-    for name, task in TASKS.items():
+    for name, task in SCORED.items():
         sys.stdout.write(f"{name}\n  predictions  {task.predictions}\n  annotations  {task.annotations}\n")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ray_jobs.scoring.files import Complaints, Given, Row, by_id, checked, compare_ids, read_json, read_rows, section
+from ray_jobs.scoring.samples import Sample, Written, number, places, write_json_lines
 from setok.data import plain_pickle, rle
 from setok.data.polygons import annotation_counts
+from setok.data.schema import Mask
 from setok.errors import DataError
 from setok.metrics.referring import ReferringScores
 
@@ -76,3 +78,24 @@ def _masks(instances: Path, refs: list[Row], split: str, key: str) -> dict[str, 
             names = [ref["ref_id"]] if key == "ref_id" else [sentence["sent_id"] for sentence in ref["sentences"]]
             found |= {str(name): row for name in names}
     return found
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_referring(samples: Iterable[Sample], folder: Path, name: str) -> Written:
+    """The mask of every expression, in the size of its picture."""
+    predictions, annotations = places(folder, name, ".jsonl")
+    said, true = [], []
+    for sample in samples:
+        assert sample.mask is not None, "a region was asked for"
+        expression = number(sample.fact["sent_id"])
+        said.append({"sent_id": expression, **_row(sample.mask)})
+        true.append({"sent_id": expression, **_row(sample.record.masks[0])})
+    write_json_lines(predictions, said)
+    write_json_lines(annotations, true)
+    return Written(predictions=predictions, annotations=annotations)
+
+
+def _row(mask: Mask) -> Row:
+    return {"size": [mask.height, mask.width], "counts": mask.counts}

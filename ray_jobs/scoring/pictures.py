@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from ray_jobs.scoring.files import Complaints, Given, compare_ids
+from ray_jobs.scoring.samples import Sample, Written, file_name, places
 from setok.data.images import decode_image
 from setok.errors import ConfigError, DataError
 from setok.metrics import frechet
@@ -171,3 +173,19 @@ def _batches(pictures: Mapping[str, Read]) -> Iterator[torch.Tensor]:
         batch.append(pixels)
     if batch:
         yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_pictures(samples: Iterable[Sample], folder: Path, name: str) -> Written:
+    """What was drawn and what should have been, as PNGs named by the records."""
+    predictions, annotations = places(folder, name)
+    for path in (predictions, annotations):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+    for sample in samples:
+        file = f"{file_name(sample.record.id)}.png"
+        (predictions / file).write_bytes(sample.drawn)
+        (annotations / file).write_bytes(sample.truth)
+    return Written(predictions=predictions, annotations=annotations)

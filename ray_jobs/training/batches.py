@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,14 +16,11 @@ from jaxtyping import Int64
 from ray_jobs.training.dataset import DataSpec, open_decoder, setok_error
 from ray_jobs.training.packs import Packing
 from setok.config import TrainConfig
-from setok.data.decode import Columns
 from setok.data.packer import TOO_LONG
 from setok.data.plan import positions_of, rank_slots
 from setok.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
-    import ray.data
-
     from setok.batch import ImageTextBatch
 
 _PREFETCH = 2
@@ -30,6 +28,13 @@ _MIN_SAMPLES = 200
 """Bad samples are tolerated until this many have been seen."""
 
 Batch = TypeVar("Batch")
+
+
+class Shard(Protocol):
+    """What is used of a ``ray.data.DataIterator``."""
+
+    def iter_batches(self, *, batch_size: int, prefetch_batches: int, batch_format: str) -> Iterable[Mapping[str, Any]]:
+        """Columns of so many rows at a time."""
 
 
 class TrainingBatches(Generic[Batch]):
@@ -73,9 +78,8 @@ class TrainingBatches(Generic[Batch]):
 
     def close(self) -> None:
         """Stop what reads ahead."""
-        close = getattr(self._columns, "close", None)
-        if close is not None:
-            close()
+        if isinstance(self._columns, ReadAhead):
+            self._columns.close()
 
     def _micro_batch(self, step: int, index: int) -> Batch:
         started = time.perf_counter()
@@ -151,9 +155,7 @@ def _images(columns: Mapping[str, Any]) -> ImageTextBatch:
     return rows_to_batch(columns)
 
 
-def worker_batches(
-    shard: ray.data.DataIterator, config: TrainConfig, *, rank: int, start_step: int
-) -> TrainingBatches[ImageTextBatch]:
+def worker_batches(shard: Shard, config: TrainConfig, *, rank: int, start_step: int) -> TrainingBatches[ImageTextBatch]:
     """The steps of one rank from its shard of ``training_dataset``.
 
     Iterating raises TrainingError where the data is not at the step that the loop is at, and DataError where more than
@@ -163,7 +165,7 @@ def worker_batches(
 
 
 def packed_worker_batches(
-    shard: ray.data.DataIterator,
+    shard: Shard,
     config: TrainConfig,
     collate: Callable[[Mapping[str, Any]], Batch],
     *,
@@ -171,10 +173,12 @@ def packed_worker_batches(
     start_step: int,
 ) -> TrainingBatches[Batch]:
     """As ``worker_batches``, with batches that ``collate`` makes: of packs, if the dataset was made with ``Packing``."""
-    micro_batches = shard.iter_batches(
-        batch_size=config.train.micro_batch_size, prefetch_batches=_PREFETCH, batch_format="numpy"
-    )
-    return TrainingBatches(micro_batches, config, collate, rank=rank, start_step=start_step)
+
+    def micro_batches() -> Iterable[Mapping[str, Any]]:
+        size = config.train.micro_batch_size
+        return shard.iter_batches(batch_size=size, prefetch_batches=_PREFETCH, batch_format="numpy")
+
+    return TrainingBatches(ReadAhead(micro_batches), config, collate, rank=rank, start_step=start_step)
 
 
 def local_batches(config: TrainConfig, *, start_step: int) -> TrainingBatches[ImageTextBatch]:
@@ -204,39 +208,48 @@ def _local(
     size = config.train.micro_batch_size
     blocks = (spec.block_positions(number) for number in range(spec.num_blocks))
     micro_batches = (decoder.read(part) for block in blocks for part in block.reshape(-1, size))
-    return TrainingBatches(
-        _read_ahead(micro_batches, depth=_PREFETCH), config, collate, rank=0, start_step=spec.start_step
-    )
+    return TrainingBatches(ReadAhead(lambda: micro_batches), config, collate, rank=0, start_step=spec.start_step)
 
 
-def _read_ahead(columns: Iterator[Columns], *, depth: int) -> Iterator[Columns]:
-    """The same items, made in a thread that is ``depth`` items ahead and ends with the iteration."""
-    items: queue.Queue[Columns | BaseException | None] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
+class ReadAhead:
+    """The items of something, made in a thread that is a few ahead and begins at once.
 
-    def put(item: Columns | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
+    Args:
+        source: gives the items; called in the thread, since opening them may take a while.
+        depth: items that may wait to be fetched.
+    """
 
-    def work() -> None:
+    def __init__(self, source: Callable[[], Iterable[Mapping[str, Any]]], *, depth: int = _PREFETCH) -> None:
+        self._items: queue.Queue[Mapping[str, Any] | BaseException | None] = queue.Queue(maxsize=depth)
+        self._stopped = threading.Event()
+        threading.Thread(target=self._work, args=(source,), name="read-ahead", daemon=True).start()
+
+    def __iter__(self) -> ReadAhead:
+        return self
+
+    def __next__(self) -> Mapping[str, Any]:
+        item = None if self._stopped.is_set() else self._items.get()
+        if isinstance(item, Mapping):
+            return item
+        self.close()
+        raise StopIteration if item is None else item
+
+    def close(self) -> None:
+        """Read no further."""
+        self._stopped.set()
+
+    def _work(self, source: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
         try:
-            for item in columns:
-                put(item)
-                if stopped.is_set():
+            for item in source():
+                self._put(item)
+                if self._stopped.is_set():
                     return
-            put(None)
+            self._put(None)
         except BaseException as error:  # goes to the loop, which is the one to fail
-            put(error)
+            self._put(error)
 
-    threading.Thread(target=work, name="read-ahead", daemon=True).start()
-    try:
-        while (item := items.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
+    def _put(self, item: Mapping[str, Any] | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._items.put(item, timeout=0.1)
+                return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -60,13 +61,14 @@ def train_steps(config: TrainConfig, worker: WorkerContext, pulse: Pulse, times:
     """Train from the newest checkpoint to the end, saying at every turn what is being done."""
     start = agree_on_start(config, worker)
     state = checkpoint.read_state(start) if start else TrainerState(step=0, samples=0, world_size=worker.world_size)
+    batches = worker.batches(state.step)  # reads ahead while the model is built
     stage, engines = build(config, worker, start)
     average = build_average(config, worker, engines, start)
-    batches = worker.batches(state.step)
     fetch = iter(batches)
     skips = Skips.of(config, worker, state)
     times.mark("built")
     with (
+        closing(batches),
         RunLog(config, worker, state, skips, pulse) as log,
         SampleLog(config, worker, state.step) as samples,
         Saver(config, worker) as saver,
@@ -154,7 +156,7 @@ def set_up_process(config: TrainConfig, worker: WorkerContext) -> None:
     torch.set_num_threads(config.train.threads_per_worker or max(1, cores // worker.local_world_size))
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # the other way to say it imports torch.compile
     torch.manual_seed(config.seed)  # the same on all ranks: they must start from the same weights
 
 

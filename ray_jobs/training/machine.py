@@ -24,6 +24,9 @@ class Batches(Iterable[Sequence[Batch]], Protocol):
     num_bad: int
     """Samples so far that could not be decoded and were masked."""
 
+    def close(self) -> None:
+        """Stop what reads ahead."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     rank = context.get_world_rank()
 
     def batches(start_step: int) -> Batches:
-        shard = ray.train.get_dataset_shard("train")
+        shard = ThisShard()
         if config.stage == "tokenizer":
             return worker_batches(shard, config, rank=rank, start_step=start_step)
         return packed_worker_batches(shard, config, collate_of(config), rank=rank, start_step=start_step)
@@ -66,6 +67,15 @@ def run_worker(settings: dict[str, TrainConfig]) -> None:
     except Exception as error:
         failure.record(config.run_dir, error, rank=rank)
         raise
+
+
+class ThisShard:
+    """This rank's share of the dataset, which Ray makes when somebody begins to read it: that takes a second or two."""
+
+    def iter_batches(self, **settings: Any) -> Iterable[Mapping[str, Any]]:
+        """As those of a ``ray.data.DataIterator``."""
+        batches: Iterable[Mapping[str, Any]] = ray.train.get_dataset_shard("train").iter_batches(**settings)
+        return batches
 
 
 def nodes_to_go() -> frozenset[str]:

@@ -15,11 +15,14 @@ from setok.config.data import (
     ScenesConfig,
     SourceConfig,
 )
+from setok.config.evaluation import (
+    EvaluateConfig,
+    NetworksConfig,
+)
+from setok.config.job import Job
 from setok.config.jobs import (
     JOBS,
-    EvaluateConfig,
     IngestConfig,
-    Job,
     PipelineConfig,
     ServeConfig,
     TrainConfig,
@@ -105,6 +108,7 @@ __all__ = [
     "MaskDecoderConfig",
     "MergerConfig",
     "MixtureEntry",
+    "NetworksConfig",
     "OptimConfig",
     "PipelineConfig",
     "ReplicaConfig",

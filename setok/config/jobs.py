@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from setok.config.data import DataConfig, ScenesConfig, SourceConfig
+from setok.config.evaluation import EVALUATED_TASKS, EvaluateConfig
+from setok.config.job import Job
 from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
 from setok.config.model import ConceptConfig, DiscriminatorConfig, TokenizerConfig
 from setok.config.section import Section
@@ -31,19 +32,6 @@ from setok.config.training import (
     ValidationConfig,
 )
 from setok.errors import ConfigError, did_you_mean
-
-
-class Job(Section):
-    """What all jobs share."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run's folder; starting a run again under the same name resumes it."""
-    output_dir: str = "runs"
-    seed: int = Field(0, ge=0)
-
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.output_dir) / self.name
 
 
 class IngestConfig(Job):
@@ -291,8 +279,6 @@ class TrainConfig(Job):
             )
 
 
-EVALUATED_TASKS = ("vqa", "caption", "generate", "segment", "edit")
-"""What Setokim can be asked in an evaluation."""
 _SETOKIM_SECTIONS = ("setokim", "setokim_loss", "sequence")
 _TOKENIZER_SECTIONS = ("concepts", "discriminator", "loss")
 PARTS = (
@@ -300,36 +286,6 @@ PARTS = (
     ("encoder", "clustering", "merger", "detokenizer", "contrast"),
 )
 """What ``optim.learning_rate_scale`` may name: parts of Setokim, parts of the tokenizer's stage."""
-
-
-class EvaluateConfig(Job):
-    """Metrics of a trained model on an ingested set: of a tokenizer, or of Setokim, as the checkpoint has it."""
-
-    job: Literal["evaluate"] = "evaluate"
-    checkpoint: str
-    """A run (its newest good checkpoint is taken; with ``@best`` its best) or a checkpoint, in a folder or a store."""
-    data: str
-    train_data: str | None = None
-    """The set that references are taken from (mean image, most frequent answers, mean mask); ``null``: the evaluated set."""
-    limit: int | None = Field(None, ge=1)
-    batch_size: int = Field(50, ge=1)
-    num_replicas: int = Field(1, ge=1)
-    use_gpu: bool = False
-    weights: Literal["ema", "raw"] = "ema"
-    """``ema``: the running average where the run kept one (``train.ema_decay``); ``raw``: where its last step landed."""
-    sampling_steps: int | None = Field(None, ge=0)
-    """Steps of a flow decoder: ``null`` takes those of its config, 0 shows the plain decoder's picture beneath it."""
-    references: bool = True
-    """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
-    num_pictures: int = Field(12, ge=0)
-    tasks: tuple[Literal["vqa", "caption", "generate", "segment", "edit"], ...] = ()
-    """Setokim: which of the tasks that the set's records have; empty for all."""
-    max_new_tokens: int = Field(64, ge=1)
-    """Setokim: most words of an answer or caption, in tokens."""
-    guidance: float = Field(1.0, ge=0.0)
-    """Setokim: how closely pictures follow what was asked (classifier-free guidance); 1 for none."""
-    image_temperature: float = Field(1.0, ge=0.0)
-    """Setokim: factor on the noise of drawing; 0 draws without."""
 
 
 class WordsConfig(Section):
@@ -360,6 +316,16 @@ class PipelineConfig(Job):
     instruct: TrainConfig | None = None
     evaluate: tuple[EvaluateConfig, ...] = Field(min_length=1)
     """The first one gives the headline figures."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PipelineConfig:
+        for number, evaluation in enumerate(self.evaluate):
+            if evaluation.beside:
+                raise ConfigError(
+                    f"evaluate.{number}.beside: an evaluation of a pipeline measures one checkpoint",
+                    "leave it out, and name each checkpoint in an evaluation of its own",
+                )
+        return self
 
 
 class ServeConfig(Job):

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int32
 
-from setok.data.schema import ARROW_SCHEMA, Manifest, Record
+from setok.data.schema import Manifest, Record
+from setok.data.shards import read_bare_records
 from setok.data.storage import Storage
 from setok.errors import DataError
-
-_TEXT_COLUMNS = [name for name in ARROW_SCHEMA.names if name not in ("images", "segments", "masks")]
-_COLUMNS = [*_TEXT_COLUMNS, "images.list.element.role", "masks.list.element.height", "masks.list.element.width"]
-_BATCH_ROWS = 1024
 
 
 def lengths_file(folder: str | Path, key: str) -> str:
@@ -71,8 +67,8 @@ def measure_shard(folder: str | Path, shard: int, length_of: Callable[[Record], 
     """
     file = Manifest.load(folder).shards[shard].file
     try:
-        with Storage(folder).open(file) as stream:
-            lengths = [_length(record, length_of) for record in _records(stream)]
+        records = read_bare_records(Storage(folder), file)
+        lengths = [_length(record, length_of) for record in records]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{folder}/{file} cannot be read: {error}", "copy the set again, or ingest it again") from error
     return np.asarray(lengths, np.int32)
@@ -110,12 +106,3 @@ def _length(record: Record, length_of: Callable[[Record], int]) -> int:
         return length_of(record)
     except DataError:
         return 1
-
-
-def _records(stream: pa.NativeFile) -> Iterator[Record]:
-    with pq.ParquetFile(stream) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=_COLUMNS):
-            for row in batch.to_pylist():
-                row["images"] = [{"data": b"", "role": image["role"]} for image in row["images"] or []]
-                row["masks"] = [{"counts": [], **mask} for mask in row["masks"] or []]
-                yield Record.from_row(row | {"segments": []})

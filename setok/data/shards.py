@@ -32,6 +32,9 @@ DEFAULT_CACHE_BYTES = 256 * 2**20
 _DICTIONARY_BYTES = 2**30
 """Never reached: Parquet would give up the dictionary there, and a row group has a megabyte and one picture at most."""
 _PICTURES = "images.list.element.data"
+_BARE = [*(n for n in ARROW_SCHEMA.names if n not in ("images", "segments", "masks")), "images.list.element.role"]
+_SIZES = ["masks.list.element.height", "masks.list.element.width"]
+_BARE_ROWS = 1024
 
 
 class ShardWriter:
@@ -283,3 +286,20 @@ def read_records(storage: Storage, file: str) -> Iterator[Record]:
     for group in range(shard.num_row_groups):
         for row in shard.read_row_group(group).to_pylist():
             yield Record.from_row(row)
+
+
+def read_bare_records(storage: Storage, file: str, *, regions: bool = False) -> Iterator[Record]:
+    """The records of one shard in order, without what is big: as many pictures and masks as they have, without contents.
+
+    Args:
+        regions: read the run lengths of the masks, too.
+
+    Raises:
+        OSError, pa.ArrowException: the file cannot be read.
+    """
+    with storage.open(file) as stream, pq.ParquetFile(stream) as shard:
+        for batch in shard.iter_batches(_BARE_ROWS, columns=[*_BARE, *(["masks"] if regions else _SIZES)]):
+            for row in batch.to_pylist():
+                row["images"] = [{"data": b"", "role": image["role"]} for image in row["images"] or []]
+                row["masks"] = [{"counts": [], **mask} for mask in row["masks"] or []]
+                yield Record.from_row(row | {"segments": []})

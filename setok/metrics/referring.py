@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class ReferringScores:
                 f" {truth.shape[0]} × {truth.shape[1]}",
                 "give masks in the size of the annotation",
             )
-        self._add(sample, (int((mask & truth).sum()), int((mask | truth).sum()), bool(truth.any())))
+        self._add(sample, (*intersection_and_union(mask, truth), bool(truth.any())))
 
     def merge(self, other: ReferringScores) -> ReferringScores:
         """Add another accumulator's samples to this one, and return it."""
@@ -65,16 +66,34 @@ class ReferringScores:
         return result if len(targeted) == len(rows) else result | {"with_target": _figures(targeted)}
 
 
-def _figures(rows: Iterable[tuple[int, int, bool]]) -> dict[str, float]:
-    pixels = np.array([row[:2] for row in rows], dtype=np.float64).reshape(-1, 2)
-    if not len(pixels):
-        return {"num_samples": 0}
-    both, either = pixels.T
-    overlap = both / np.maximum(either, 1)
+def intersection_and_union(mask: Mask, truth: Mask) -> tuple[int, int]:
+    """Pixels in both, and in either."""
+    return int((mask & truth).sum()), int((mask | truth).sum())
+
+
+def overlap(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """``giou`` and ``ciou`` as shares; NaN without masks, and ciou 0 where all unions are empty.
+
+    Args:
+        pairs: intersection and union of every mask.
+    """
+    if not len(pairs):
+        return {"giou": math.nan, "ciou": math.nan}
+    both, either = np.array(pairs, np.float64).T
     return {
-        "ciou": 100 * float(both.sum() / max(either.sum(), 1)),
-        "giou": 100 * float(np.where(either == 0, 1.0, overlap).mean()),
-        "miou": 100 * float(overlap.mean()),
-        **{f"precision@{k}": 100 * float((overlap >= k).mean()) for k in THRESHOLDS},
-        "num_samples": len(pixels),
+        "giou": float(np.where(either == 0, 1.0, both / np.maximum(either, 1)).mean()),
+        "ciou": float(both.sum() / max(either.sum(), 1)),
+    }
+
+
+def _figures(rows: Sequence[tuple[int, int, bool]]) -> dict[str, float]:
+    if not rows:
+        return {"num_samples": 0}
+    pairs = [row[:2] for row in rows]
+    each = np.array([both / max(either, 1) for both, either in pairs])
+    return {
+        **{name: 100 * share for name, share in overlap(pairs).items()},
+        "miou": 100 * float(each.mean()),
+        **{f"precision@{k}": 100 * float((each >= k).mean()) for k in THRESHOLDS},
+        "num_samples": len(rows),
     }

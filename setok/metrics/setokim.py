@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from setok.metrics.language import by_kind
-from setok.metrics.segmentation import overlap
+from setok.metrics.referring import overlap
 
 Row = Mapping[str, Any]
-"""What was asked and how well it was answered: ``index``, ``task``, and figures by name (NaN or missing: does not apply)."""
+"""What was asked and how well it was answered: ``index``, ``task``, and figures by name (``None``, NaN or missing: does not
+apply)."""
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of a set, by task.
 
     Args:
-        rows: of ``vqa``: ``accuracy``, ``constant``, ``by_question``, ``blind`` and ``kind``; of ``caption``: ``recall``,
-            ``precision``, ``exact``; of ``segment``: pairs (intersection, union) as ``overlap``, and of what needs no words as
-            ``overlap_<name>``; of ``generate`` and ``edit``: ``psnr``, ``l1``, ``tokens``, and of references ``psnr_<name>``,
-            ``l1_<name>``.
+        rows: of ``vqa``: ``accuracy``, ``constant``, ``by_question``, ``blind`` and ``kind``, a question whose answer nobody
+            knows having only the last; of ``caption``: ``recall``, ``precision``, ``exact``; of ``segment``: pairs
+            (intersection, union) as ``overlap``, and of what needs no words as ``overlap_<name>``; of ``generate`` and
+            ``edit``: ``psnr``, ``l1``, ``tokens``, and of references ``psnr_<name>``, ``l1_<name>``.
     """
     result: dict[str, Any] = {}
     for task, figures in _FIGURES.items():
@@ -31,21 +32,22 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [float(row[name]) for row in rows if name in row and not math.isnan(row[name])]
+    values = [float(row[name]) for row in rows if row.get(name) is not None and not math.isnan(row[name])]
     return math.fsum(values) / len(values) if values else None
 
 
 def _vqa(rows: Sequence[Row]) -> dict[str, Any]:
-    kinds = [str(row["kind"]) for row in rows]
-    names = ("accuracy", "constant", "by_question", "blind")
-    known = [name for name in names if all(name in row for row in rows)]
-    columns = {name: by_kind([float(row[name]) for row in rows], kinds) for name in known}
-    return {name: _mean(rows, name) for name in known} | {
-        "by_type": {
-            kind: {name: columns[name][kind] for name in known} | {"num": kinds.count(kind)}
-            for kind in sorted(set(kinds))
-        }
+    kinds: defaultdict[str, list[Row]] = defaultdict(list)
+    answered = [row for row in rows if "accuracy" in row]
+    for row in answered:
+        kinds[str(row["kind"])].append(row)
+    known = [n for n in ("accuracy", "constant", "by_question", "blind") if any(n in row for row in answered)]
+    figures: dict[str, Any] = {name: _mean(answered, name) for name in known}
+    figures["by_type"] = {
+        kind: {name: _mean(kinds[kind], name) for name in known} | {"num": len(kinds[kind])} for kind in sorted(kinds)
     }
+    unanswered = len(rows) - len(answered)
+    return figures | ({"num": len(answered), "num_unanswered": unanswered} if unanswered else {})
 
 
 def _caption(rows: Sequence[Row]) -> dict[str, Any]:

@@ -83,13 +83,13 @@ def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
     given = strip_articles(strip_punctuation(_one_line(said)))
     # `set` on what people wrote, before anything is stripped from it
     written = [strip_punctuation(answer) for answer in answers] if len(set(answers)) > 1 else list(answers)
-    return _leave_one_out(sum(answer == given for answer in written), len(written))
+    return leave_one_out(sum(answer == given for answer in written), len(written))
 
 
 def textvqa_accuracy(said: str, answers: Sequence[str]) -> float:
     """Accuracy of one answer (TextVQA): the same mean, with both sides normalised alike (``textvqa_normalize``)."""
     given = textvqa_normalize(said)
-    return _leave_one_out(sum(textvqa_normalize(answer) == given for answer in answers), len(answers))
+    return leave_one_out(sum(textvqa_normalize(answer) == given for answer in answers), len(answers))
 
 
 @functools.lru_cache(maxsize=65536)
@@ -99,7 +99,7 @@ def textvqa_normalize(text: str) -> str:
     return strip_articles(strip_punctuation(_one_line(text.strip())))
 
 
-def _leave_one_out(agreeing: int, people: int) -> float:
+def leave_one_out(agreeing: int, people: int) -> float:
     """min(1, agreeing others / 3) averaged over leaving out each of the people, of whom ``agreeing`` said the same."""
     with_it, without_it = min(1.0, (agreeing - 1) / 3), min(1.0, agreeing / 3)
     return (agreeing * with_it + (people - agreeing) * without_it) / people if agreeing else 0.0

@@ -34,6 +34,8 @@ class MaskPart:
     mask: Bool[Tensor, "height width"]
     score: Float[Tensor, ""]
     """How sure the model is, from 0 to 1: the mean probability inside the region."""
+    logits: Float[Tensor, "rows columns"]
+    """What the region was made of, over the square in the middle; ``mask_part`` makes it anew for another size."""
 
 
 Part = TextPart | PicturePart | MaskPart
@@ -77,4 +79,5 @@ def mask_part(logits: Float[Tensor, "h w"], size: tuple[int, int]) -> MaskPart:
     top, left = (height - side) // 2, (width - side) // 2
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top : top + side, left : left + side] = inside
-    return MaskPart(mask=mask, score=share[inside].mean() if inside.any() else share.new_zeros(()))
+    score = share[inside].mean() if inside.any() else share.new_zeros(())
+    return MaskPart(mask=mask, score=score, logits=logits.cpu())

@@ -20,7 +20,7 @@ from setok.data.schema import Manifest, Record, Turn
 from setok.data.shards import ShardReader, write_shard
 from setok.data.word_tokenizer import texts_of_set
 from setok.errors import ConfigError
-from setok.metrics.language import answer_accuracy
+from setok.metrics.answers import answer_accuracy
 from setok.models.generation import GenerationOptions
 from setok.predictor import Predictor
 from setok.predictor.exercises import questions_of
@@ -52,7 +52,7 @@ TASKS = {
 UTILS = """
 import io
 from PIL import Image
-from setok.metrics.language import answer_accuracy
+from setok.metrics.answers import answer_accuracy
 from setok.models.generation import GenerationOptions
 
 def pictures(doc):

@@ -275,9 +275,9 @@ def test_local_batches_stop_reading_when_closed(folders: list[str]) -> None:
 
 def test_local_errors_reach_the_loop(folders: list[str], tmp_path: Path) -> None:
     other = write_set(tmp_path / "a", 0)
-    stream = local_batches(train_config([other, folders[1]], num_workers=0), start_step=0)
     for path in Path(other).glob("*.parquet"):
         path.write_bytes(bytes(path.stat().st_size))
+    stream = local_batches(train_config([other, folders[1]], num_workers=0), start_step=0)
     with pytest.raises(DataError, match=r"shard-\d.parquet cannot be read"):
         list(stream)
     with pytest.raises(DataError, match="does not exist"):

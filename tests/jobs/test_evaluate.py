@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
-from ray_jobs.evaluate import concept_vocabulary, evaluate
-from ray_jobs.evaluation import files
+from ray_jobs.evaluate import evaluate
+from ray_jobs.evaluation import files, tokenizer_files
+from ray_jobs.evaluation.files import ANSWERS, EXAMPLES
+from ray_jobs.evaluation.journal import SAMPLES, Journal
+from ray_jobs.evaluation.references import concepts_of
 from ray_jobs.reporting.page import write_report
 from setok import checkpoint
-from setok.config import EvaluateConfig, TrainConfig, build
+from setok.config import EvaluateConfig, TrainConfig, build, dump_config
 from setok.data.schema import EncodedImage, Manifest, Record, Segment
 from setok.data.shards import write_shard
+from setok.data.word_tokenizer import texts_of_set
 from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.concepts import build_concept_encoder
 from setok.stages import TokenizerTask
+from tests.evaluations import Here, write_official_set
+from tests.setokim_runs import write_run
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SIZE, COUNT = 16, 10
+PATIENCE = 120
 
 
 def make_set(folder: Path, *, broken: int | None = None) -> Path:
@@ -87,22 +99,24 @@ def config_of(tmp_path: Path, run_dir: Path, data: Path, **settings: Any) -> Eva
     return build(EvaluateConfig, tree | {"batch_size": 4} | settings)
 
 
-def test_figures_do_not_depend_on_batches_or_replicas(tmp_path: Path, run_dir: Path) -> None:
+def without_run(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: figures for name, figures in metrics.items() if name != "run"}
+
+
+def test_figures_do_not_depend_on_replicas(tmp_path: Path, run_dir: Path) -> None:
     data = make_set(tmp_path / "data", broken=5)
     one = evaluate(config_of(tmp_path / "one", run_dir, data))
-    two = evaluate(config_of(tmp_path / "two", run_dir, data, num_replicas=2, batch_size=3))
+    three = evaluate(config_of(tmp_path / "three", run_dir, data, num_replicas=3))
     assert (one["num_images"], one["num_skipped"], one["run"]["step"]) == (COUNT - 1, 1, 7)
     assert one["references"]["raw_colour"]["ari"] > one["references"]["grid"]["above"]["ari"]
     assert one["notes"] == {"foreground_ari": "no image has two objects that cover a patch"}
-    first, second = (tmp_path / name / "test" for name in ("one", "two"))
-    for a, b in zip(files.read_images(first), files.read_images(second), strict=True):
-        assert a["index"] == b["index"] and a["id"] == b["id"]
-        assert a["psnr"] is None if a["index"] == 5 else a["psnr"] == pytest.approx(b["psnr"], abs=1e-4)
-    assert two["psnr"] == pytest.approx(one["psnr"], abs=1e-4)
-    assert two["ari"] == pytest.approx(one["ari"], abs=1e-6)
+    assert without_run(three) == without_run(one)
+    first, third = (tmp_path / name / "test" for name in ("one", "three"))
+    for name in (files.IMAGES, files.PICTURES):
+        assert (first / name).read_bytes() == (third / name).read_bytes()
 
     assert json.loads((first / files.METRICS).read_text()) == one
-    pictures = files.read_pictures(first)
+    pictures = tokenizer_files.read_pictures(first)
     assert [picture.kind for picture in pictures] == ["best"] * 2 + ["random"] * 2 + ["worst"] * 2
     assert "id5" not in {picture.id for picture in pictures}
     assert pictures[0].psnr >= pictures[1].psnr > pictures[-1].psnr >= pictures[-2].psnr
@@ -122,7 +136,7 @@ def test_a_limit_and_no_references(tmp_path: Path, run_dir: Path) -> None:
     assert metrics["references"] == {}
     assert metrics["psnr_mean_image"] is None
     assert metrics["concept_chance"] == pytest.approx(2 / 4)
-    assert concept_vocabulary(str(data), 3) == ["shade 0", "shade 1", "shade 2", "square"]
+    assert concepts_of(str(data), 3) == ["shade 0", "shade 1", "shade 2", "square"]
     assert not (tmp_path / "test" / files.PICTURES).exists()
 
 
@@ -136,3 +150,65 @@ def test_what_cannot_be_is_refused(tmp_path: Path, run_dir: Path) -> None:
         evaluate(config_of(tmp_path, run_dir, data, guidance=2.0))
     with pytest.raises(ConfigError, match=r"num_replicas=9 needs .* the cluster has 2"):
         evaluate(config_of(tmp_path, run_dir, data, num_replicas=9))
+
+
+# ---------------------------------------------------------------- killed in the middle
+
+
+def test_killed_and_gone_on_with_three_replicas(tmp_path: Path, repo_root: Path) -> None:
+    """Figures and files are those of one model that nobody disturbed, and what was answered is not asked again."""
+    (tmp_path / "set").mkdir()
+    data = write_official_set(tmp_path / "set")
+    run = write_run(tmp_path, " ".join(texts_of_set(data)), sequence__max_length=120)
+    more = {"tasks": ["all"], "batch_size": 1, "max_new_tokens": 3, "num_threads": 1}
+    config = config_of(tmp_path / "killed", run, data, **more)
+    (tmp_path / "job.yaml").write_text(dump_config(config))
+    kill_in_the_middle(tmp_path / "job.yaml", config.run_dir / SAMPLES, repo_root)
+    assert not (config.run_dir / files.METRICS).exists()
+    before = lines_of(config.run_dir / SAMPLES)
+    seen: dict[str, int] = {}
+
+    def look(self: Journal) -> None:
+        if self.folder == config.run_dir.absolute() / SAMPLES:
+            seen.update(lines_of(self.folder))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "clear", look)
+        metrics = evaluate(config.model_copy(update={"num_replicas": 3}))
+    assert 3 <= sum(before.values()) < sum(seen.values())
+    assert before.items() <= seen.items(), "a file of the first start was changed"
+    alone = config_of(tmp_path / "alone", run, data, **more)
+    with pytest.MonkeyPatch.context() as patch:
+        Here(patch)
+        expected = evaluate(alone)
+    assert without_run(metrics) == without_run(expected)
+    assert sum(seen.values()) == sum(1 for _ in (alone.run_dir / ANSWERS).open()), "something was asked twice"
+    written = [path for path in alone.run_dir.rglob("*") if path.is_file() and path.parent != alone.run_dir]
+    assert len(written) > 20  # predictions and annotations
+    for path in (*written, alone.run_dir / ANSWERS, alone.run_dir / EXAMPLES, alone.run_dir / "table.md"):
+        assert path.read_bytes() == (config.run_dir / path.relative_to(alone.run_dir)).read_bytes(), path
+
+
+def lines_of(folder: Path) -> dict[str, int]:
+    """How many samples every replica has written."""
+    return {path.name: path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl")}
+
+
+def kill_in_the_middle(config_file: Path, samples: Path, repo_root: Path) -> None:
+    """Start the job, and kill its driver once some answers are there; its Ray must be gone too when this returns."""
+    environment = os.environ | {"PYTHONPATH": str(repo_root), "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "ray_jobs.evaluate", "--config", str(config_file)]
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + PATIENCE
+    while sum(lines_of(samples).values()) < 3:
+        assert driver.poll() is None, "the evaluation ended before it could be killed"
+        assert time.monotonic() < give_up, "nothing was answered in time"
+        time.sleep(0.02)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=20)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_jobs.evaluation.replica import Replica, ReplicaTask
+from ray_jobs.evaluation.tokenizer_replica import ReplicaTask, TokenizerReplica
 from ray_jobs.training import loop
 from ray_jobs.training.loop import train_loop
 from setok import checkpoint
@@ -112,7 +112,7 @@ def test_inference_uses_it_unless_asked_for_raw_weights(tmp_path: Path) -> None:
     torch.testing.assert_close((averaged - raw)[inside], torch.full_like(raw, 0.125)[inside], atol=1e-5, rtol=0)
     common = {"path": str(path), "device": "cpu", "mean_image": None, "vocabulary": [], "drawn": frozenset()}
     task = ReplicaTask(weights="raw", sampling_steps=None, num_extremes=0, num_threads=1, **common)
-    of_evaluation = Replica(task).predictor.reconstruct(batch).pixels
+    of_evaluation = TokenizerReplica(task).predictor.reconstruct(batch).pixels
     torch.testing.assert_close(of_evaluation, raw, atol=1e-4, rtol=0)  # another number of threads
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from setok.config import SequenceConfig
 from setok.data.chat import Slot
 from setok.data.schema import EncodedImage, Mask, Record, Turn
 from setok.errors import DataError
-from setok.predictor.exercises import questions_of, tasks_of
+from setok.predictor.exercises import apart, questions_of, right_answers, samples_of, tasks_of
 
 BARE = SequenceConfig.model_validate({"instructions": "none", "short_answer": False})
 IMAGE = EncodedImage(data=b"x")
@@ -71,3 +74,45 @@ def test_what_cannot_be_asked() -> None:
     assert tasks_of(Record(id="t", source="s", task="text", caption="words")) == ()
     with pytest.raises(DataError):
         questions_of(Record(id="c", source="s", task="caption", images=[IMAGE]), "caption", BARE)
+
+
+def test_questions_of_one_conversation_are_those_of_several_records() -> None:
+    rows = [
+        {"question_id": "7", "question": "One?", "answers": ["1", "2"], "question_type": "one"},
+        {"question_id": "8", "question": "Two?", "answers": ["b", "x"], "choices": ["a", "b"]},
+    ]
+    facts = {"image_id": "5", "questions": json.dumps(rows)}
+    turns = talk("<image>\nOne?", "1", "Two?", "b")
+    record = Record(id="q", source="s", task="vqa", images=[IMAGE], conversation=turns, provenance=facts)
+    first, second = apart(record)
+    assert first.provenance == {"image_id": "5", "question_id": "7", "question_type": "one"}
+    assert (second.answers, second.choices, second.id) == (["b", "x"], ["a", "b"], "q#8")
+    (_, one), (part, two) = samples_of(record, "vqa", BARE)
+    assert (one.text, two.text) == ("One?", "Two?") and one.messages[0].parts == (Slot.IMAGE, "\nOne?")
+    assert part == second and len(two.messages) == 1
+    ((direct, question),) = samples_of(record, "direct", BARE)
+    assert (direct.answers, direct.choices, question.task) == (["x"], [], "vqa")
+    alone = Record(id="a", source="s", task="vqa", images=[IMAGE], conversation=talk("<image>\nOne?"), answers=["1"])
+    assert apart(alone) == [alone]
+
+
+def test_phrases_of_one_conversation_are_those_of_several_records() -> None:
+    turns = talk("<image>\nSegment the dog", "<mask>", "Segment the cat", "<mask>")
+    other = Mask(counts=[0, 4], height=2, width=2)
+    facts = {"phrases": json.dumps([{"sent_id": "1"}, {"sent_id": "2"}])}
+    record = Record(
+        id="m", source="s", task="segment", images=[IMAGE], masks=[MASK, other], conversation=turns, provenance=facts
+    )
+    found = samples_of(record, "segment", BARE)
+    assert [part.provenance["sent_id"] for part, _ in found] == ["1", "2"]
+    assert [part.masks for part, _ in found] == [[MASK], [other]]
+    assert [question.text for _, question in found] == ["Segment the dog", "Segment the cat"]
+    assert {question.mask for _, question in found} == {0}
+
+
+def test_who_knows_the_right_answer() -> None:
+    asked = talk("<image>\nOne?", " 1 ")
+    record = Record(id="q", source="s", task="vqa", images=[IMAGE], conversation=asked)
+    assert right_answers(record) == ["1"]
+    assert right_answers(replace(record, answers=["one"])) == ["one"]
+    assert right_answers(replace(record, conversation=asked[:1])) == []

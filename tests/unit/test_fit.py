@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_jobs.evaluation.replica import without_padding
+from ray_jobs.evaluation.tokenizer_replica import without_padding
 from setok.batch import ImageTextBatch, LossOutput
 from setok.config import TokenizerConfig, TrainConfig
 from setok.data.processor import SeTokImageProcessor

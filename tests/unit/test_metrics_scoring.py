@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_jobs.evaluation.replica import cluster_raw_colour
+from ray_jobs.evaluation.tokenizer_replica import cluster_raw_colour
 from setok.batch import ImageTextBatch, VisualTokens
 from setok.metrics import scoring
 from setok.metrics.running import ImageRows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs.evaluation import files
+from ray_jobs.evaluation import files, tokenizer_files
 from ray_jobs.reporting import charts
 from ray_jobs.reporting.data import Curve, EvaluationReport, ReportData, StageReport, duration, load_report_data
 from ray_jobs.reporting.gallery import token_map_svg
@@ -70,9 +70,9 @@ def check(page: str) -> Checker:
     return checker
 
 
-def picture(kind: str, number: int, caption: str = "a red square") -> files.Picture:
+def picture(kind: str, number: int, caption: str = "a red square") -> tokenizer_files.Picture:
     rng = np.random.default_rng(number)
-    return files.Picture(
+    return tokenizer_files.Picture(
         kind=kind,
         id=f"id{number}",
         caption=caption,
@@ -329,7 +329,10 @@ def run_folder(root: Path) -> Path:
         config = EvaluateConfig(name=name, output_dir=str(root / "evaluate"), checkpoint="c", data="d", num_pictures=4)
         fingerprints = {"checkpoint": "1", "data": "2"}
         run = {"versions": {"torch": "9.9"}, "fingerprints": fingerprints}
-        files.write(config, metrics(run=run), table, packed, [5, 4, 2, 0])
+        files.forget(config)
+        chosen = tokenizer_files.choose(table, [5, 4, 2, 0], config.num_pictures)
+        tokenizer_files.write_pictures(config, table, chosen, packed)
+        files.write_metrics(config, metrics(run=run))
         assert files.read_finished(config, fingerprints) == metrics(run=run)
         assert files.read_finished(config, {**fingerprints, "data": "3"}) is None
         assert files.read_finished(config.model_copy(update={"limit": 3}), fingerprints) is None
@@ -341,7 +344,7 @@ def pack(seed: int) -> bytes:
 
     generator = torch.Generator().manual_seed(seed)
     original = torch.randint(0, 256, (3, 8, 8), generator=generator).byte()
-    return files.pack(original, torch.rand(3, 8, 8, generator=generator), torch.arange(4), (2, 2))
+    return tokenizer_files.pack(original, torch.rand(3, 8, 8, generator=generator), torch.arange(4), (2, 2))
 
 
 def test_a_run_folder_becomes_a_report(tmp_path: Path) -> None:

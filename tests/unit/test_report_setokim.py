@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_jobs.evaluation.setokim import questions_in
-from ray_jobs.evaluation.setokim_files import ANSWERS, EXAMPLES, read_examples, write_lines
-from ray_jobs.evaluation.setokim_replica import lit, png
+from ray_jobs.evaluation.files import ANSWERS, EXAMPLES
+from ray_jobs.evaluation.pictures import lit, png
+from ray_jobs.evaluation.references import questions_in
+from ray_jobs.evaluation.setokim_files import read_examples, write_lines
 from ray_jobs.reporting import setokim as page
 from ray_jobs.reporting.page import ReportData, load_report_data, render
 from ray_jobs.reporting.setokim import TASKS, SetokimReport
@@ -95,7 +96,14 @@ def test_examples_stand_beside_the_truth() -> None:
         example(),
         example(said="Four.", truth="four"),
         example(said="<b>&", truth="x"),
-        example(task="edit", asked="make it red", said="", truth="", images={"given": PICTURE, "drawn": PICTURE}),
+        example(
+            task="edit",
+            asked="make it red",
+            said="",
+            truth="",
+            images={"given": PICTURE, "drawn": PICTURE},
+            goodness=21.34,
+        ),
     )
     (vqa, edit) = page.sections(
         (SetokimReport(label="s", metrics={k: METRICS[k] for k in ("vqa", "edit")}, examples=examples),)
@@ -103,7 +111,17 @@ def test_examples_stand_beside_the_truth() -> None:
     assert vqa.count("✗") == 2
     assert vqa.count("✓") == 1
     assert "&lt;b&gt;&amp;" in vqa
-    assert edit.count("<img") == 2
+    assert edit.count("<img") == 2 and "<p>PSNR 21.3 dB</p>" in edit
+
+
+def test_cases_stand_by_why_they_are_shown() -> None:
+    cases = tuple(example(kind=kind, id=f"{kind}{n}") for kind in ("worst", "best", "random") for n in range(2))
+    (text,) = page.sections((SetokimReport(label="s", metrics={"vqa": METRICS["vqa"]}, examples=cases),))
+    Balance().feed(text)
+    places = [
+        text.index(part) for part in ("<b>Best</b>", "best1", "<b>Random</b>", "random1", "<b>Worst</b>", "worst1")
+    ]
+    assert places == sorted(places)
 
 
 def test_missing_figures_leave_gaps_and_not_errors() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ray_jobs.scoring import command
-from ray_jobs.scoring.tasks import TASKS
+from ray_jobs.scoring.tasks import SCORED, TASKS
 from setok.data import rle
 from setok.data.schema import Record
 from setok.errors import ConfigError, DataError
@@ -435,7 +435,7 @@ def test_arguments_that_make_no_sense(argv: list[str], told: str) -> None:
 def test_list_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     command.main(["--list"])
     printed = capsys.readouterr().out
-    assert len(TASKS) == 21 and all(f"{name}\n  predictions  " in printed for name in TASKS)
+    assert len(SCORED) == 22 and all(f"{name}\n  predictions  " in printed for name in SCORED)
 
 
 def test_from_the_command_line(tmp_path: Path, repo_root: Path) -> None:

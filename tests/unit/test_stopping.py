@@ -22,7 +22,6 @@ from ray_jobs.training.requests import Request, Requests
 from ray_jobs.training.stopping import STOP, forget_request, is_asked_to_stop, stop_on_signal
 from setok import checkpoint
 from setok.checkpoint import Draft, Store
-from setok.checkpoint.store import WRITING
 from setok.config import TrainConfig
 from tests import fakes
 
@@ -155,18 +154,24 @@ def test_a_stop_during_a_save_lets_the_save_end_and_adds_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_in(tmp_path, train__steps=20, checkpoint__every=4, checkpoint__keep=9, scaling__poll_seconds=1e-6)
-    written, asked = Draft.write_part, threading.Event()
+    began, wrote = Draft.begin, Draft.write_part
+    begun, asked = threading.Event(), threading.Event()
+
+    def begin(draft: Draft) -> None:
+        began(draft)
+        begun.set()
 
     def slow(draft: Draft, *args: Any, **kwargs: Any) -> None:
         assert asked.wait(30)
-        written(draft, *args, **kwargs)
+        wrote(draft, *args, **kwargs)
 
     def ask_in_the_save() -> frozenset[str]:
-        if not asked.is_set() and any(config.run_dir.glob(f"checkpoints/{WRITING}*")):
+        if begun.is_set() and not asked.is_set():
             (config.run_dir / STOP).touch()
             asked.set()
         return frozenset()
 
+    monkeypatch.setattr(Draft, "begin", begin)
     monkeypatch.setattr(Draft, "write_part", slow)
     monkeypatch.setattr(loop, "build_stage", fakes.build_stage)
     train_loop(config, fakes.worker_of(config, nodes_to_go=ask_in_the_save))

@@ -13,10 +13,20 @@ import pytest
 from ray_jobs.benchmarks.fault_run import Run, differences, small_run
 from ray_jobs.benchmarks.faults import FAULTS, undisturbed
 from ray_jobs.launch import EXIT_STOPPED
+from ray_jobs.training.history import read_history
 from setok.config import TrainConfig
 from tests import squares
 
-TESTED = ("worker killed during a save", "data process killed", "driver killed", "driver told to end")
+TESTED = (
+    "worker killed during a save",
+    "data process killed",
+    "driver killed",
+    "driver told to end",
+    "disk full during a save",
+)
+
+GO_ON = ("data process killed", "disk full during a save")
+"""Training does not stop for them."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,12 @@ def test_a_broken_run_is_the_undisturbed_one(calm: TrainConfig, name: str) -> No
     run = run_like(calm, name.replace(" ", "-"))
     parts = FAULTS[name](run)
     assert differences(run.config, calm) == []
-    assert ("total" in parts) == (name != "data process killed"), "what it restarts for"
+    assert ("total" in parts) == (name not in GO_ON), "what it restarts for"
+    if name.startswith("worker"):
+        failed, resumed = read_history(run.config.run_dir)
+        assert failed["kind"] == "died" and "SIGKILL" in failed["problem"]
+        assert resumed["step"] % run.config.checkpoint.every == 0
+        assert resumed["repeated"] == failed["step"] - resumed["step"]
 
 
 def test_a_run_in_this_process_alone_stops_and_goes_on(calm: TrainConfig) -> None:

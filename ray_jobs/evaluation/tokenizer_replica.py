@@ -1,7 +1,8 @@
-"""What the workers of an evaluation do: read and decode rows, put them through the model, and score what comes out."""
+"""What the workers of an evaluation of a tokenizer do: read and decode rows, ask the model, and score what it made."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_jobs.evaluation import files
+from ray_jobs.evaluation import tokenizer_files
+from ray_jobs.evaluation.journal import Row
+from ray_jobs.evaluation.pictures import png
 from setok.batch import ImageTextBatch, VisualTokens
 from setok.config import ClusteringConfig
 from setok.data.collate import decode_rows, rows_to_batch
@@ -25,20 +28,20 @@ RAW_COLOUR = ClusteringConfig.model_validate(
     {"num_neighbors": 6, "sharpness": 10.0, "stop_mass": 2.0, "stop_scope": 0.03, "max_tokens": 12}
 )
 """How raw colour is clustered: the setting chosen on plain scenes (0.69 foreground ARI, 0.84 ARI)."""
+TOKENS = "tokens"
 _AT_ONCE = 8
-_ROWS_AT_ONCE = 1024
 
 
 class Read:
-    """Row numbers to decoded rows, in a Ray Data task."""
+    """Row numbers to decoded rows, in a Ray Data task; other columns pass through."""
 
     def __init__(self, folder: str, image_size: int, fit_multiple: int | None) -> None:
         self.folder, self.image_size, self.fit_multiple = folder, image_size, fit_multiple
 
-    def __call__(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         table = ShardReader(self.folder).take(rows[INDEX])
         columns = decode_rows(table, image_size=self.image_size, with_segments=True, fit_multiple=self.fit_multiple)
-        return {**columns, INDEX: rows[INDEX]}
+        return {**columns, **rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,11 @@ class ReplicaTask:
     num_extremes: int
     """How many of the best, and of the worst, may be shown."""
     num_threads: int
+    keep_pictures: bool = False
+    """Keep what was painted, and the true picture, of every row."""
 
 
-class Replica:
+class TokenizerReplica:
     """One copy of the model: decoded rows to rows of figures, with the pictures that may be shown."""
 
     def __init__(self, task: ReplicaTask) -> None:
@@ -70,11 +75,14 @@ class Replica:
         self.sides = scoring.grid_sides(self.predictor.config.model.clustering.max_tokens)
 
     @torch.inference_mode()
-    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, rows: Mapping[str, Any]) -> list[Row]:
+        """Rows of figures; those of a picture that cannot be read have ``valid`` false, and nothing else that counts."""
         index = np.asarray(rows[INDEX])
-        batch = rows_to_batch({name: values for name, values in rows.items() if name != INDEX})
+        batch = rows_to_batch({name: values for name, values in rows.items() if name not in (INDEX, "number", "asks")})
         made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary, sampling_steps=self.task.sampling_steps)
-        visual, pixels = to_cpu(made.tokens), made.pixels.cpu().float()
+        visual = to_cpu(made.tokens)
+        # As a file of the picture holds it, so that whoever scores the files finds the same.
+        pixels = (made.pixels.cpu().float() * 255).round() / 255
         scores = None if made.concept_scores is None else made.concept_scores.cpu()
         if batch.sizes is None:
             columns = self._score(batch, pixels, visual, scores)
@@ -83,18 +91,22 @@ class Replica:
             own = repeat(None) if scores is None else scores.split(1)
             columns = scoring.stack([self._score(*one, score) for one, score in zip(apart, own, strict=False)])
         shown = self._candidates(index, columns["psnr"])
-        pictures = [
-            files.pack(batch.pixel_values[i], pixels[i], visual.assignment[i], visual.grid) if i in shown else b""
-            for i in range(len(index))
-        ]
-        return {
-            INDEX: index,
-            scoring.VALID: batch.valid.numpy(),
-            files.ID: np.array(batch.ids, dtype=object),
-            files.CAPTION: np.array(list(rows["caption"]), dtype=object),
-            files.PICTURE: np.array(pictures, dtype=object),
-            **columns,
-        }
+        figures = {name: values.tolist() for name, values in columns.items()}
+        found: list[Row] = []
+        for i, number in enumerate(index.tolist()):
+            valid = bool(batch.valid[i])
+            row: Row = {INDEX: number, "number": 0, "task": TOKENS, tokenizer_files.ID: batch.ids[i]}
+            row |= {tokenizer_files.CAPTION: str(rows["caption"][i]), scoring.VALID: valid}
+            row |= {name: values[i] for name, values in figures.items()}
+            if i in shown:
+                packed = tokenizer_files.pack(batch.pixel_values[i], pixels[i], visual.assignment[i], visual.grid)
+                row[tokenizer_files.PICTURE] = base64.b64encode(packed).decode()
+            if self.task.keep_pictures and valid:
+                height, width = pixels.shape[-2:] if batch.sizes is None else batch.sizes[i].tolist()
+                painted = (pixels[i, :, :height, :width] * 255).byte()
+                row |= {"drawn": png(painted), "truth": png(batch.pixel_values[i, :, :height, :width])}
+            found.append(row)
+        return found
 
     def _score(self, batch: ImageTextBatch, pixels: Tensor, visual: VisualTokens, scores: Tensor | None) -> Columns:
         columns = scoring.score_images(batch, pixels, visual, scores, self.task.vocabulary)
@@ -105,8 +117,8 @@ class Replica:
         return columns
 
     def _candidates(self, index: np.ndarray, psnr: np.ndarray) -> set[int]:
-        """Rows of the batch that may be among the set's best, worst or drawn pictures."""
-        known = [i for i in np.argsort(psnr, kind="stable").tolist() if not np.isnan(psnr[i])]
+        """Rows of the batch that may be among the set's best, worst or drawn pictures; equal ones as in ``ranked``."""
+        known = [i for i in np.argsort(-psnr, kind="stable").tolist() if not np.isnan(psnr[i])]
         extremes = set(known[: self.task.num_extremes]) | set(known[len(known) - self.task.num_extremes :])
         return extremes | {i for i, row in enumerate(index.tolist()) if row in self.task.drawn}
 
@@ -164,13 +176,3 @@ def cluster_raw_colour(features: Tensor, grid: tuple[int, int]) -> Tensor:
     """Clusters of patches by raw colour, not brought to unit length: a ``setok.metrics.references.ClusterFunction``."""
     parts = features.split(_AT_ONCE)
     return torch.cat([cluster_distances(squared_distances(part), RAW_COLOUR).assignment for part in parts])
-
-
-def concept_vocabulary(folder: str, num_rows: int) -> list[str]:
-    """The distinct concepts of a set's first rows, sorted: what each image's concepts are looked for among."""
-    reader = ShardReader(folder, columns=["concepts"])
-    phrases: set[str] = set()
-    for start in range(0, num_rows, _ROWS_AT_ONCE):
-        column = reader.take(np.arange(start, min(start + _ROWS_AT_ONCE, num_rows))).column("concepts")
-        phrases.update(phrase for row in column.to_pylist() for phrase in row or [])
-    return sorted(phrases)

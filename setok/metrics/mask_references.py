@@ -1,4 +1,4 @@
-"""How well masks fit, and what fits without understanding the words."""
+"""What marks a region without understanding the words: one mask for all, and the largest of the tokens."""
 
 from __future__ import annotations
 
@@ -8,25 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Mask = Bool[np.ndarray, "height width"]
-
-
-def intersection_and_union(mask: Mask, truth: Mask) -> tuple[int, int]:
-    """Pixels in both, and in either."""
-    return int((mask & truth).sum()), int((mask | truth).sum())
-
-
-def overlap(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """``giou``, the mean of the masks' overlaps, and ``ciou``, all intersections over all unions (Lai et al. 2024, LISA).
-
-    Args:
-        pairs: intersection and union of every mask; a mask that is rightly empty has overlap 1.
-    """
-    intersections, unions = np.array(pairs, np.float64).reshape(-1, 2).T
-    each = np.where(unions > 0, intersections / np.maximum(unions, 1), 1.0)
-    return {
-        "giou": float(each.mean()) if len(each) else float("nan"),
-        "ciou": float(intersections.sum() / unions.sum()) if unions.sum() else float("nan"),
-    }
 
 
 def best_constant_mask(masks: Sequence[Mask], *, thresholds: int = 20) -> Mask:

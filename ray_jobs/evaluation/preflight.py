@@ -1,0 +1,193 @@
+"""Looks at everything that an evaluation needs, before anything heavy starts, and says all that is wrong at once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ray_jobs.evaluation.files import read_finished
+from ray_jobs.evaluation.journal import check
+from ray_jobs.evaluation.work import Work, bare_records
+from ray_jobs.scoring.tasks import OWN, RUN, Run, Task, expanded
+from setok import checkpoint
+from setok.config import EvaluateConfig, TrainConfig
+from setok.data.schema import Manifest, Record
+from setok.errors import CheckpointError, ConfigError, DataError, SetokError
+
+ONLY_SETOKIM = ("max_new_tokens", "guidance", "image_temperature")
+
+
+class Problems:
+    """What is wrong, gathered."""
+
+    def __init__(self) -> None:
+        self._found: list[SetokError] = []
+
+    def add(self, error: SetokError) -> None:
+        """Note a problem, once."""
+        if str(error) not in map(str, self._found):
+            self._found.append(error)
+
+    def settle(self) -> None:
+        """Go on if nothing was noted.
+
+        Raises:
+            SetokError: the one problem that there is.
+            ConfigError: several; each is told with what to do about it.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            listed = "".join(f"\n  - {error.problem}\n      → {error.remedy}" for error in self._found)
+            raise ConfigError(
+                f"the evaluation cannot start, {len(self._found)} things are wrong:{listed}", "mend them all"
+            )
+
+
+def works_of(config: EvaluateConfig) -> dict[str, Work]:
+    """What is to be done for every checkpoint, by the name under which its figures stand.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: something is missing or does not fit; see ``Problems``.
+    """
+    problems = Problems()
+    tasks = _tasks(config, problems)
+    manifest = _manifest(config, problems)
+    specs = (config.checkpoint, *config.beside)
+    for twice in sorted(spec for spec, count in Counter(specs).items() if count > 1):
+        problems.add(ConfigError(f"checkpoint {twice} is named twice", "name every checkpoint once"))
+    works = {}
+    for label, spec in zip(labels_of(specs), specs, strict=True):
+        try:
+            path = checkpoint.resolve(spec)
+            trained = checkpoint.read_config(path)
+        except CheckpointError as error:
+            problems.add(error)
+            continue
+        own = _alone(config, label, spec) if config.beside else config
+        _check_stage(own, trained, problems)
+        if manifest is not None:
+            fitting = _fitting(own, trained, manifest, tasks, problems)
+            works[label] = Work(config=own, path=path, trained=trained, manifest=manifest, tasks=fitting)
+    problems.settle()
+    for work in works.values():
+        if read_finished(work.config, work.fingerprints) is None:
+            check(work.config.run_dir, work.request)
+    return works
+
+
+def labels_of(specs: Sequence[str]) -> list[str]:
+    """A short name for every checkpoint: the last parts of its path that tell it from the others."""
+    parts = [[p for p in re.split(r"[/\\]+", spec) if p not in ("", ".", "..")] or ["checkpoint"] for spec in specs]
+    while len(parts) > 1 and min(map(len, parts)) > 1 and len({own[-1] for own in parts}) == 1:
+        parts = [own[:-1] for own in parts]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = [re.sub(r"[^A-Za-z0-9._@-]", "_", "-".join(own[-depth:])).lstrip("._@-") for own in parts]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _alone(config: EvaluateConfig, label: str, spec: str) -> EvaluateConfig:
+    changes = {"name": label, "output_dir": str(config.run_dir), "checkpoint": spec, "beside": ()}
+    return config.model_copy(update=changes)
+
+
+# ---------------------------------------------------------------- one thing after the other
+
+
+def _tasks(config: EvaluateConfig, problems: Problems) -> Mapping[str, Task]:
+    """What is asked for, with the networks that it needs."""
+    tasks, unknown = expanded(config.tasks)
+    for problem in unknown:
+        problems.add(ConfigError(problem, "`python -m ray_jobs.evaluate --tasks list` shows all tasks and groups"))
+    if not config.tasks:
+        tasks = OWN
+    for name, value in config.networks.model_dump().items():
+        if value is None:
+            continue
+        takers = [task for task in RUN if name in RUN[task].options]
+        if name != "variant" and not Path(value).exists():
+            problems.add(ConfigError(f"networks.{name}: there is no {value}", "look at the path"))
+        if not any(task in tasks for task in takers):
+            remedy = f"add one of: {', '.join(takers)}; or leave it out"
+            problems.add(ConfigError(f"networks.{name} has no part in these tasks", remedy))
+    for name, run in _named(config).items():
+        for need in (need for need in run.needs if getattr(config.networks, need) is None):
+            remedy = f"--set networks.{need}=FILE networks.variant=…"
+            problems.add(ConfigError(f"task {name!r} needs the weights of {need}", remedy))
+    return tasks
+
+
+def _named(config: EvaluateConfig) -> dict[str, Run]:
+    """The tasks that were named one by one: if one of them cannot be run, that is an error."""
+    return {name: run for name in config.tasks if name in RUN and (run := RUN[name].run) is not None}
+
+
+def _manifest(config: EvaluateConfig, problems: Problems) -> Manifest | None:
+    manifest = None
+    for folder in dict.fromkeys((config.data, config.train_data or config.data)):
+        try:
+            found = Manifest.load(folder)
+        except DataError as error:
+            problems.add(error)
+            continue
+        if found.num_rows == 0:
+            problems.add(DataError(f"data set {folder!r} has no rows", "ingest some, or name another set"))
+        elif folder == config.data:
+            manifest = found
+    return manifest
+
+
+def _check_stage(config: EvaluateConfig, trained: TrainConfig, problems: Problems) -> None:
+    """Refuse tasks of another stage, and settings of Setokim for a tokenizer, which has no use for them."""
+    for key in ONLY_SETOKIM:
+        value, default = getattr(config, key), EvaluateConfig.model_fields[key].default
+        if trained.stage == "tokenizer" and value != default:
+            problem = f"{key}={value} has no part in the evaluation of stage=tokenizer"
+            remedy = f"leave {key} out, or name a pretrain or instruct run instead of {config.checkpoint}"
+            problems.add(ConfigError(problem, remedy))
+    for name, run in _named(config).items():
+        if not run.of_stage(trained.stage):
+            problem = f"task {name!r} needs the checkpoint of {run.stage}, and {config.checkpoint} is of stage={trained.stage}"
+            problems.add(ConfigError(problem, "name another checkpoint, or leave the task out"))
+
+
+def _fitting(
+    config: EvaluateConfig, trained: TrainConfig, manifest: Manifest, tasks: Mapping[str, Task], problems: Problems
+) -> dict[str, Task]:
+    """The tasks that the checkpoint, the set and the networks allow; those named one by one must be among them."""
+    num_rows = min(manifest.num_rows, config.limit or manifest.num_rows)
+    kinds = _kinds(config.data, manifest, num_rows)
+    records = [Record(id="", source=source, task=task) for source, task in kinds]
+    allowed = {
+        name: task.run
+        for name, task in tasks.items()
+        if task.run is not None
+        and task.run.of_stage(trained.stage)
+        and all(getattr(config.networks, need) is not None for need in task.run.needs)
+    }
+    fitting = {name for name, run in allowed.items() if any(map(run.takes, records))}
+    there = ", ".join(f"{count} {task} of {source}" for (source, task), count in sorted(kinds.items()))
+    where = f"the first {num_rows} records of {config.data!r}" if num_rows < manifest.num_rows else f"{config.data!r}"
+    named = _named(config)
+    for name in (name for name in named if name in allowed and name not in fitting):
+        sources = f" of {' or '.join(named[name].sources)}" if named[name].sources else ""
+        problem = f"task {name!r} finds nothing in {where}: it takes {named[name].asks[0]} records{sources}"
+        problems.add(DataError(problem, f"name another set or task; there are {there}"))
+    if tasks and not fitting and not named:
+        wanted = ", ".join(allowed) or f"a checkpoint of stage={trained.stage}, which these tasks do not take"
+        problems.add(
+            DataError(f"{where} has nothing to ask: there are {there}", f"use a set with records for: {wanted}")
+        )
+    return {name: task for name, task in tasks.items() if name in fitting}
+
+
+def _kinds(folder: str, manifest: Manifest, num_rows: int) -> Counter[tuple[str, str]]:
+    """How many records there are of each source and task."""
+    if manifest.records_by_task and num_rows == manifest.num_rows:
+        by_source = manifest.records_by_task.items()
+        return Counter({(source, task): count for source, tasks in by_source for task, count in tasks.items()})
+    return Counter((record.source, record.task) for _, record in bare_records(folder, num_rows))
