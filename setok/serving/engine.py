@@ -166,6 +166,9 @@ class Engine:
         rows = sum(ticket.rows for ticket in self._running.values())
         longest = max((ticket.places for ticket in self._running.values()), default=0)
         full = self._session is None or not self._session.can_be_joined
+        # Reading prompts one by one is slow: where many wait, they wait for room for several.
+        several = min(sum(isinstance(ticket.call, Ask) for ticket in self._waiting), self.limits.max_rows // 8)
+        full = full or (rows > 0 and self.limits.max_rows - rows < several)
         passed: list[Ticket] = []
         for ticket in self._waiting:
             call = ticket.call

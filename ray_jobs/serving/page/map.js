@@ -56,7 +56,7 @@ export class TokenMap {
       for (let y = 0; y < rows; y++) {
         for (let x = 0; x < columns; x++) {
           c.fillStyle = `rgb(${colour(map[y][x]).join(" ")} / ${this.view === "map" ? 1 : 0.5})`;
-          c.fillRect(x * w, y * h, w + 0.5, h + 0.5);
+          this.fill(x, y, w, h);
         }
       }
     }
@@ -65,11 +65,17 @@ export class TokenMap {
         for (let x = 0; x < columns; x++) {
           if (map[y][x] === this.chosen) continue;
           c.fillStyle = "rgb(0 0 0 / .55)";
-          c.fillRect(x * w, y * h, w + 0.5, h + 0.5);
+          this.fill(x, y, w, h);
         }
       }
     }
     this.outline(map, rows, columns, w, h);
+  }
+
+  // One patch, to whole pixels: neighbours neither overlap nor leave a gap.
+  fill(x, y, w, h) {
+    const [left, top] = [Math.round(x * w), Math.round(y * h)];
+    this.context.fillRect(left, top, Math.round((x + 1) * w) - left, Math.round((y + 1) * h) - top);
   }
 
   outline(map, rows, columns, w, h) {
