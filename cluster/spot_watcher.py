@@ -144,7 +144,7 @@ def find_cloud(metadata: str, *, every: float) -> str:
 def drain(ray: str, notice: Notice, *, address: str | None, node_id: str | None) -> bool:
     """Ask Ray to drain this node; whether it accepted."""
     command = [ray, "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", notice.reason]
-    command += ["--deadline-remaining-seconds", str(int(notice.seconds))]
+    command += ["--deadline-remaining-seconds", str(max(1, int(notice.seconds)))]
     command += ["--address", address] if address else []
     command += ["--node-id", node_id] if node_id else []
     try:

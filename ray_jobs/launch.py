@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -35,11 +37,12 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
     Args:
         run_dir: the run's folder.
         number: the signal that asked, or that it was as good as.
+        saved: whether there is a checkpoint; a run that is stopped before its first step has none.
     """
 
-    def __init__(self, run_dir: Path, number: int) -> None:
+    def __init__(self, run_dir: Path, number: int, *, saved: bool = True) -> None:
         super().__init__(run_dir, number)
-        self.run_dir, self.number = run_dir, number
+        self.run_dir, self.number, self.saved = run_dir, number, saved
 
 
 # ---------------------------------------------------------------- command line
@@ -182,7 +185,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
         )
         raise SystemExit(EXIT_ERROR) from None
     except Stopped as stopped:
-        error_console().print(f"{stopped.run_dir} is saved. The same command goes on from there.", style="yellow")
+        told = "is saved. The same command goes on from there" if stopped.saved else "had nothing to save yet"
+        error_console().print(f"{stopped.run_dir} {told}.", style="yellow")
         raise SystemExit(EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_STOPPED) from None
     except KeyboardInterrupt:
         error_console().print("Interrupted. The same command goes on from the newest checkpoint.", style="yellow")
@@ -256,19 +260,33 @@ def start_ray(num_cpus: int | None = None) -> None:
     if joins:
         ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
     else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            object_store_memory=_object_store_bytes(),
-            logging_level=logging.WARNING,
-            log_to_driver=shows_logs(),
-        )
+        with _out_of_reach():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_object_store_bytes(),
+                logging_level=logging.WARNING,
+                log_to_driver=shows_logs(),
+            )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # A long evaluation or checkpoint is no reason to end a run, nor is a lost block to be passed over.
     context.execution_no_progress_timeout_s = -1
     context.max_errored_blocks = 0
+
+
+@contextlib.contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Start Ray's processes in groups of their own.
+
+    ``timeout``, systemd and batch systems send SIGTERM to all of this process's group, and a Ray that ends at once leaves no
+    time to save. Ray's processes end anyway when this one does.
+    """
+    from ray._private import services
+
+    with patch.object(services, "ConsolePopen", functools.partial(services.ConsolePopen, process_group=0)):
+        yield
 
 
 def _set_ray_environment(*, joins: bool) -> None:

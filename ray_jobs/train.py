@@ -89,9 +89,10 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
             else:
                 evaluate_what_is_left(config)
                 train_here(config)
-    except Stopped:
+    except Stopped as stopped:
         if not is_finished(config):
-            raise
+            saved = bool(checkpoint.Store.of_run(checkpoint.home_of(config)).steps())
+            raise Stopped(run_dir, stopped.number, saved=saved) from None
     except Exception as error:
         summary = failure.explain(run_dir, error)
         history.note_end(run_dir, failure.find_cause(run_dir, error, failure.failures_of(error)), since=began)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
@@ -185,11 +186,11 @@ def driver(run: Run) -> dict[str, float]:
 
 
 def told_to_end(run: Run) -> dict[str, float]:
-    """The driver gets SIGTERM, saves and ends; the same command is given again."""
+    """The driver's process group gets SIGTERM, as from ``timeout`` or systemd; it saves and ends, and is given again."""
     with run.started() as process:
         run.wait_for(lambda: run.step >= 15, "15 steps")
         killed = time.time()
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         if (code := run.finish()) != EXIT_STOPPED:
             raise TrainingError(f"SIGTERM ended the driver with {code} instead of {EXIT_STOPPED}", f"see {run.log}")
     step = run.step

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from setok.batch import ImageTextBatch
 
 _PREFETCH = 2
+_LEAVE_SECONDS = 5.0
 _MIN_SAMPLES = 200
 """Bad samples are tolerated until this many have been seen."""
 
@@ -222,7 +223,8 @@ class ReadAhead:
     def __init__(self, source: Callable[[], Iterable[Mapping[str, Any]]], *, depth: int = _PREFETCH) -> None:
         self._items: queue.Queue[Mapping[str, Any] | BaseException | None] = queue.Queue(maxsize=depth)
         self._stopped = threading.Event()
-        threading.Thread(target=self._work, args=(source,), name="read-ahead", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(source,), name="read-ahead", daemon=True)
+        self._thread.start()
 
     def __iter__(self) -> ReadAhead:
         return self
@@ -235,8 +237,9 @@ class ReadAhead:
         raise StopIteration if item is None else item
 
     def close(self) -> None:
-        """Read no further."""
+        """Read no further, and let what is being read end: a decoder that runs when its process ends would abort it."""
         self._stopped.set()
+        self._thread.join(_LEAVE_SECONDS)
 
     def _work(self, source: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
         try:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from ray_jobs.launch import console
 from ray_jobs.training import preflight
@@ -67,7 +70,16 @@ def check_same_run(config: TrainConfig, start: Path) -> None:
     if old.train.global_batch_size != config.train.global_batch_size:
         order["train.global_batch_size"] = (old.train.global_batch_size, config.train.global_batch_size)
     for key, (before, after) in order.items():
-        logger.warning("%s was %r and is %r: from here on, samples come in another order", key, before, after)
+        logger.warning(
+            "%s was %s and is %s: from here on, samples come in another order", key, _shown(before), _shown(after)
+        )
+
+
+def _shown(value: Any) -> str:
+    """A setting as people write it."""
+    if isinstance(value, BaseModel):
+        return str(value.model_dump(exclude_defaults=True))
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, (list, tuple)) else repr(value)
 
 
 def check_beginning(config: TrainConfig) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_jobs.training import signs
 from ray_jobs.training.failure import Cause
+from ray_jobs.training.tracking import read_metrics
 
 HISTORY = "failures.jsonl"
 _NO_REASON = (
@@ -44,7 +45,8 @@ def note_sudden_end(run_dir: Path) -> None:
     events = read_history(run_dir)
     if events and events[-1]["event"] == "failure" and events[-1]["time"] > last.time - signs.SILENT_SECONDS:
         return
-    step = max(sign.step for sign in found)
+    logged = read_metrics(run_dir)  # a rank gives a sign every half second, and may have done more since
+    step = max(*(sign.step for sign in found), int(logged[-1]["step"]) if logged else 0)
     note_failure(run_dir, Cause(kind="died", problem=_NO_REASON, remedy=_GO_ON, time=last.time, step=step))
 
 

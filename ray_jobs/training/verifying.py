@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from setok import checkpoint
 from setok.checkpoint import WRITING, Evaluations, FileState, Store
+from setok.checkpoint.store import NAME
 from setok.errors import CheckpointError
 
 GOOD, FALLS_BACK, NONE_GOOD = 0, 1, 2
@@ -18,11 +21,12 @@ def verify_run(run: str, console: Console) -> int:
     """Read every byte of a run's checkpoints, and show what is found; an exit code.
 
     Args:
-        run: its folder, or the address of one in a store.
+        run: its folder, or the address of one in a store; one of its checkpoints stands for all of them.
 
     Raises:
-        CheckpointError: the run has no checkpoint.
+        CheckpointError: there is no such folder, or the run has no checkpoint.
     """
+    run = _run_of(run)
     home = checkpoint.keeps_in(run)
     store = Store.of_run(home)
     steps = store.steps()
@@ -54,6 +58,23 @@ def verify_run(run: str, console: Console) -> int:
     newer = ", ".join(checkpoint.name_of(step) for step in steps if step > good[0])
     console.print(Text(f"Training goes on from {resumed}: {newer} cannot be used.", style="yellow"))
     return FALLS_BACK
+
+
+def _run_of(named: str) -> str:
+    """The run that is meant by ``runs/NAME``, ``runs/NAME@best`` or the folder of a checkpoint.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    head, _, last = named.removesuffix(checkpoint.BEST).rstrip("/").rpartition("/")
+    if NAME.fullmatch(last):
+        head, _, last = head.rpartition("/")
+    run = head if last == "checkpoints" else f"{head}/{last}" if head else last
+    if "://" not in run and not (run and Path(run).is_dir()):
+        raise CheckpointError(
+            f"{named!r} is no folder", "name a run's folder (runs/NAME), or its address in a store (s3://…/NAME)"
+        )
+    return run
 
 
 def _add(table: Table, name: str, states: list[FileState]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from setok.config.section import Section
 from setok.errors import ConfigError
@@ -135,6 +135,18 @@ class CheckpointConfig(Section):
     """Seconds that rank 0, done with its own part, waits for those of the other ranks."""
     init_from: str | None = None
     """A run or checkpoint, in a folder or a store, whose weights this run starts from."""
+
+    @field_validator("store")
+    @classmethod
+    def _outlives_the_run(cls, store: str | None) -> str | None:
+        scheme, is_address, place = (store or "").partition("://")
+        if store is not None and not (place if is_address else scheme).strip("/ "):
+            raise ValueError(f"{store!r} names no place: write a folder, s3://bucket/prefix or gs://bucket/prefix")
+        if scheme == "memory":
+            raise ValueError(
+                f"{store!r} is gone with its process: write a folder, s3://bucket/prefix or gs://bucket/prefix"
+            )
+        return store
 
 
 class ValidationConfig(Section):

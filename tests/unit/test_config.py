@@ -328,3 +328,9 @@ def test_rank_0_may_not_wait_for_longer_than_the_others_wait_for_it() -> None:
         fakes.train_config(**changes)
     assert fakes.train_config(**changes, scaling__collective_timeout_s=1400.0)
     assert fakes.train_config(**changes | {"scaling__num_workers": 0})
+
+
+@pytest.mark.parametrize("store", ["", "s3://", "gs:///", "memory://here"])
+def test_a_store_that_keeps_nothing_is_refused(store: str) -> None:
+    with pytest.raises(ConfigError, match=r"names no place|is gone with its process"):
+        fakes.train_config(checkpoint__store=store)

@@ -162,6 +162,10 @@ def test_a_run_that_was_ended_from_outside_is_noted_at_the_next_start(tmp_path: 
     history.note_sudden_end(tmp_path)
     assert len(history.read_history(tmp_path)) == 1, "once is enough"
     (tmp_path / history.HISTORY).unlink()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 6}\n')
+    history.note_sudden_end(tmp_path)
+    assert history.read_history(tmp_path)[0]["step"] == 6, "it had come further than its last sign"
+    (tmp_path / history.HISTORY).unlink()
     Sign.path(tmp_path, 0).write_text(json.dumps(asdict(replace(sign, phase="ended"))))
     history.note_sudden_end(tmp_path)
     assert history.read_history(tmp_path) == [], "it ended by itself"

@@ -252,6 +252,17 @@ def test_a_stop_is_told_in_a_thread_as_well(tmp_path: Path) -> None:
     assert len(told) == 1
 
 
+def test_nothing_is_said_to_be_saved_before_anything_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise Stopped(tmp_path / "mine", signal.SIGTERM, saved=False)
+
+    launch.error_console.cache_clear()
+    with pytest.raises(SystemExit, match=str(EXIT_STOPPED)):
+        launch.run(main)
+    assert "mine had nothing to save yet." in capsys.readouterr().err.replace("\n", "")
+    launch.error_console.cache_clear()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_STOPPED), (signal.SIGINT, EXIT_INTERRUPTED)])
 def test_the_command_says_that_it_goes_on_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int

@@ -48,6 +48,19 @@ def test_all_good(run: str) -> None:
     assert "secret" not in text, "no credentials of the address"
 
 
+def test_a_checkpoint_stands_for_its_run(run: str) -> None:
+    if "://" in run:
+        return
+    for named in (f"{run}@best", f"{run}/", f"{run}/checkpoints", f"{run}/checkpoints/step_00000004"):
+        assert verified(named) == verified(run)
+
+
+@pytest.mark.parametrize("named", ["", "nowhere", "nowhere/checkpoints/step_00000001", "setok/errors.py"])
+def test_what_is_no_folder_is_told(named: str) -> None:
+    with pytest.raises(CheckpointError, match="is no folder"):
+        verified(named)
+
+
 def test_the_best_is_that_of_the_evaluations(tmp_path: Path) -> None:
     """They come after the checkpoint, and have files of their own."""
     config = train_config(
