@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ray_jobs import launch
 from ray_jobs.benchmarks import faults as benchmark_faults
 from ray_jobs.benchmarks import ingest as benchmark_ingest
+from ray_jobs.benchmarks import serve as benchmark_serve
 from ray_jobs.benchmarks import tokenizer as benchmark_tokenizer
 
 
@@ -44,6 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     benchmark_faults.add_arguments(faults)
     faults.set_defaults(run=benchmark_faults.faults)
+    serve = commands.add_parser(
+        "serve",
+        help="the server under load, beside a bare predictor",
+        description=benchmark_serve.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benchmark_serve.add_arguments(serve)
+    serve.set_defaults(run=benchmark_serve.serve)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 

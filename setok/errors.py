@@ -47,6 +47,10 @@ class NotFiniteError(TrainingError):
     """A loss or gradient is NaN or infinite; the update was not made."""
 
 
+class OverloadedError(SetokError):
+    """A server has as many requests waiting as it takes; the same request may do later."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A sentence naming the closest choices to ``name``, or all of them where none is close."""
     choices = sorted(choices)

@@ -23,6 +23,7 @@ from setok.config.job import Job
 from setok.config.jobs import (
     IngestConfig,
     PipelineConfig,
+    ServeConfig,
     TrainConfig,
     WordsConfig,
 )
@@ -56,6 +57,14 @@ from setok.config.sequence import (
     ChatConfig,
     SequenceConfig,
 )
+from setok.config.serving import (
+    AccessConfig,
+    BatchingConfig,
+    IngressConfig,
+    LimitsConfig,
+    ReplicaConfig,
+    ServeSection,
+)
 from setok.config.setokim import (
     LanguageModelConfig,
     LoraConfig,
@@ -83,7 +92,9 @@ from setok.config.tune import (
 
 __all__ = [
     "JOBS",
+    "AccessConfig",
     "AugmentConfig",
+    "BatchingConfig",
     "ChatConfig",
     "CheckpointConfig",
     "ClusteringConfig",
@@ -98,8 +109,10 @@ __all__ = [
     "FlowConfig",
     "HalvingConfig",
     "IngestConfig",
+    "IngressConfig",
     "Job",
     "LanguageModelConfig",
+    "LimitsConfig",
     "LoggingConfig",
     "LoraConfig",
     "MaskDecoderConfig",
@@ -109,10 +122,13 @@ __all__ = [
     "Objective",
     "OptimConfig",
     "PipelineConfig",
+    "ReplicaConfig",
     "ScalingConfig",
     "ScenesConfig",
     "Section",
     "SequenceConfig",
+    "ServeConfig",
+    "ServeSection",
     "SetokimConfig",
     "SetokimLossConfig",
     "SourceConfig",

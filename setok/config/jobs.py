@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -13,6 +14,14 @@ from setok.config.loss import SetokimLossConfig, TokenizerLossConfig
 from setok.config.model import ConceptConfig, DiscriminatorConfig, TokenizerConfig
 from setok.config.section import Section
 from setok.config.sequence import SequenceConfig
+from setok.config.serving import (
+    AccessConfig,
+    BatchingConfig,
+    IngressConfig,
+    LimitsConfig,
+    ReplicaConfig,
+    ServeSection,
+)
 from setok.config.setokim import SetokimConfig
 from setok.config.training import (
     CheckpointConfig,
@@ -318,3 +327,24 @@ class PipelineConfig(Job):
                     "leave it out, and name each checkpoint in an evaluation of its own",
                 )
         return self
+
+
+class ServeConfig(Job):
+    """A trained model behind HTTP."""
+
+    job: Literal["serve"] = "serve"
+    checkpoint: str
+    """An exported model, a run or a checkpoint: Setokim, or a tokenizer alone, which has no language."""
+    model_name: str | None = None
+    """What the API calls it; ``null``: the last part of ``checkpoint``."""
+    server: ServeSection = ServeSection()
+    replicas: ReplicaConfig = ReplicaConfig()
+    ingress: IngressConfig = IngressConfig()
+    batching: BatchingConfig = BatchingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    access: AccessConfig = AccessConfig()
+
+    @property
+    def served_name(self) -> str:
+        """What the API calls the model."""
+        return self.model_name or Path(self.checkpoint.rstrip("/")).name

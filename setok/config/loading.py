@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from setok.config.evaluation import EvaluateConfig
 from setok.config.job import Job
-from setok.config.jobs import IngestConfig, PipelineConfig, TrainConfig
+from setok.config.jobs import IngestConfig, PipelineConfig, ServeConfig, TrainConfig
 from setok.config.thresholds import ThresholdsConfig
 from setok.config.tune import TuneConfig
 from setok.errors import ConfigError, did_you_mean
@@ -27,6 +27,7 @@ JOBS: dict[str, type[Job]] = {
     "sweep_thresholds": ThresholdsConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
+    "serve": ServeConfig,
 }
 
 

@@ -35,13 +35,14 @@ def configure_opencv(*, num_threads: int) -> None:
 
 
 def decode_image(
-    data: bytes, *, max_side: int = DEFAULT_MAX_SIDE, target_size: int | None = None
+    data: bytes, *, max_side: int = DEFAULT_MAX_SIDE, max_pixels: int = MAX_PIXELS, target_size: int | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
     """RGB pixels of an encoded picture: upright (EXIF), first frame, transparency on white, 16 bits cut to 8.
 
     Args:
         data: the file's bytes.
         max_side: longest side allowed, in pixels.
+        max_pixels: most pixels allowed.
         target_size: what the shorter side will be scaled to: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where
             that leaves at least twice as much (PSNR to the full decode 48 dB on COCO at 64 pixels; leaving just as
             much, 40 dB). ``None`` decodes at full size.
@@ -49,7 +50,7 @@ def decode_image(
     Raises:
         DataError: empty, truncated, not a picture, or too large; the part of the text before ``:`` is the kind.
     """
-    with _checked(data, max_side) as header:
+    with _checked(data, max_side, max_pixels) as header:
         return _decode(header, data, target_size)
 
 
@@ -154,14 +155,14 @@ def mask_map(
 
 
 @contextmanager
-def _checked(data: bytes, max_side: int) -> Iterator[Image.Image]:
+def _checked(data: bytes, max_side: int, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """A picture whose header alone was read, and whose size is allowed."""
     if not data:
         raise DataError("empty file: zero bytes", _REMEDY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the stricter rule
         with _open(data) as header:
-            _check_size(header.size, max_side)
+            _check_size(header.size, max_side, max_pixels)
             yield header
 
 
@@ -196,16 +197,16 @@ def _open(data: bytes) -> Image.Image:
         raise DataError(f"{kind} header: {error}", _REMEDY) from error
 
 
-def _check_size(size: tuple[int, int], max_side: int) -> None:
+def _check_size(size: tuple[int, int], max_side: int, max_pixels: int) -> None:
     width, height = size
     if max(width, height) > max_side:
         raise DataError(
             f"image too large: {width} × {height} pixels, the longest side allowed is {max_side}",
             "scale it down, or raise max_image_side",
         )
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise DataError(
-            f"image too large: {width} × {height} = {width * height} pixels of {MAX_PIXELS}", "scale it down"
+            f"image too large: {width} × {height} = {width * height} pixels of {max_pixels}", "scale it down"
         )
     if min(width, height) < 1:
         raise DataError(f"empty image: {width} × {height} pixels", _REMEDY)

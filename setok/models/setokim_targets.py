@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +34,26 @@ class EncodedImages:
             features=v.features[index],
         )
         return EncodedImages(visual=chosen, patches=self.patches[index])
+
+    @staticmethod
+    def concatenate(parts: Sequence[EncodedImages]) -> EncodedImages:
+        """Pictures of several batches as one; all of the same size."""
+        views = [part.visual for part in parts]
+        longest = max(view.tokens.shape[1] for view in views)
+
+        def padded(name: str, *padding: int) -> Tensor:
+            values = [getattr(view, name) for view in views]
+            return torch.cat([F.pad(value, (*padding, longest - value.shape[1])) for value in values])
+
+        visual = VisualTokens(
+            tokens=padded("tokens", 0, 0, 0),
+            mask=padded("mask", 0),
+            assignment=torch.cat([view.assignment for view in views]),
+            scores=torch.cat([view.scores for view in views]),
+            grid=views[0].grid,
+            features=torch.cat([view.features for view in views]),
+        )
+        return EncodedImages(visual=visual, patches=torch.cat([part.patches for part in parts]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,14 @@
 
 from setok.predictor.likelihood import Likelihood
 from setok.predictor.replies import MaskPart, PicturePart, Reply, TextPart
+from setok.predictor.session import Ask, Ended, Session
 from setok.predictor.setokim import Predictor
 from setok.predictor.thresholds import Outcomes, reconstruct_many
 from setok.predictor.tokenizer import Reconstruction, TokenizerPredictor
 
 __all__ = [
+    "Ask",
+    "Ended",
     "Likelihood",
     "MaskPart",
     "Outcomes",
@@ -17,6 +20,7 @@ __all__ = [
     "Predictor",
     "Reconstruction",
     "Reply",
+    "Session",
     "TextPart",
     "TokenizerPredictor",
     "reconstruct_many",

@@ -55,6 +55,14 @@ class PromptMaker:
             return batch, None
         return batch, self._batch([self.builder.prompt(without_condition(talk)) for talk in talks], pixels)
 
+    def length_of(self, conversation: Conversation) -> int:
+        """Places of a prompt, with as many for each picture as one can have.
+
+        Raises:
+            DataError: it is too long, or the template refuses the turns.
+        """
+        return len(self.builder.prompt(messages_of(conversation)))
+
     def answered(
         self, conversations: Sequence[Conversation], answers: Sequence[str], pictures: Sequence[Sequence[Picture]]
     ) -> SequenceBatch:

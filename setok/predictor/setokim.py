@@ -20,28 +20,24 @@ from setok.config import SequenceConfig
 from setok.data import wordings
 from setok.data.processor import Picture, to_pixels
 from setok.data.schema import IMAGE_SLOT, Turn
-from setok.data.sequences import SequenceBuilder
-from setok.data.special_tokens import text_tokenizer
 from setok.errors import CheckpointError, ConfigError, DataError
 from setok.export import read_settings
 from setok.models import setokim_files
 from setok.models.generation import (
-    Finished,
     Generated,
     GenerationOptions,
-    ImageEnd,
-    MaskFound,
     Text,
-    TextToken,
     generate,
-    stream,
 )
 from setok.models.setokim import Setokim
+from setok.predictor.asking import drawing, editing, pointing
 from setok.predictor.exercises import MODES, Question
-from setok.predictor.inputs import check_conversations, check_seeds, check_turns, pictures_of, same_number, texts_of
+from setok.predictor.inference import Inference
+from setok.predictor.inputs import check_conversations, check_seeds, pictures_of, same_number, texts_of
 from setok.predictor.likelihood import Likelihood, likelihoods
-from setok.predictor.prompting import Conversation, PromptMaker
-from setok.predictor.replies import MaskPart, Part, PicturePart, Reply, TextPart, mask_part
+from setok.predictor.prompting import Conversation
+from setok.predictor.replies import Part, Reply, TextPart
+from setok.predictor.session import Ask, Ended, Session
 from setok.stages import SetokimTask
 
 
@@ -68,13 +64,32 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} is not possible", "use 1 or more")
-        self.device, self.bf16, self.batch_size = torch.device(device), bf16, batch_size
-        self.model = model.to(self.device).eval().requires_grad_(False)
-        self.sequence = sequence
-        self.image_size = model.tokenizer.config.image_size
-        builder = SequenceBuilder(text_tokenizer(model.text_tokenizer), sequence, seed=0)
-        self._stop_ids = builder.stop_ids
-        self._prompts = PromptMaker(builder, image_size=self.image_size, device=self.device)
+        self.batch_size = batch_size
+        self.inference = Inference(model, sequence, device=torch.device(device), bf16=bf16)
+        """Shared with sessions (``setok.predictor.session``), which continue conversations that come and go."""
+
+    @property
+    def model(self) -> Setokim:
+        return self.inference.model
+
+    @property
+    def sequence(self) -> SequenceConfig:
+        """How conversations are written down."""
+        return self.inference.sequence
+
+    @property
+    def device(self) -> torch.device:
+        return self.inference.device
+
+    @property
+    def bf16(self) -> bool:
+        """Whether matrix products are in bfloat16."""
+        return self.inference.bf16
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the model reads and draws, in pixels."""
+        return self.inference.image_size
 
     @classmethod
     def from_pretrained(
@@ -140,7 +155,7 @@ class Predictor:
         pictures = pictures or [()] * len(conversations)
         same_number(len(conversations), pictures=len(pictures), seeds=len(seeds))
         check_seeds(seeds)
-        options = self._stopping(options)
+        options = self.inference.stopping(options)
         replies: list[Reply] = []
         for start in range(0, len(conversations), self.batch_size):
             own = slice(start, start + self.batch_size)
@@ -160,31 +175,12 @@ class Predictor:
         Raises:
             DataError, ConfigError: as ``chat``.
         """
-        check_turns(conversation)
-        check_seeds([seed])
-        options = self._stopping(options)
-        pixels = [to_pixels(one) for one in pictures_of(pictures)]
-        batch, unguided = self._prompts([conversation], [pixels], guided=options.guidance != 1.0)
-        ids: list[int] = []
-        told = ""
-        with self._autocast():
-            events = stream(self.model, batch, options, seeds=[seed], unguided=unguided)
-        while True:
-            with self._autocast(), torch.no_grad():
-                event = next(events, None)
-            if event is None:
-                return
-            if isinstance(event, TextToken):
-                ids.append(event.token)
-            if isinstance(event, (TextToken, Finished)):
-                text = self._decode(ids)
-                # A letter of several tokens is held back until it is whole.
-                if text.startswith(told) and (not text.endswith("\ufffd") or isinstance(event, Finished)):
-                    new, told = text[len(told) :], text
-                    if new:
-                        yield TextPart(text=new)
-            elif isinstance(event, (ImageEnd, MaskFound)):
-                yield self._part(event, pixels)
+        session = Session(self.inference, use_cache=options is None or options.use_cache)
+        session.join([Ask(conversation=conversation, pictures=pictures_of(pictures), options=options, seed=seed)])
+        while len(session):
+            for _, part in session.step():
+                if not isinstance(part, Ended):
+                    yield part
 
     def caption(self, pictures: Picture | Sequence[Picture], *, seeds: Sequence[int] | None = None) -> list[str]:
         """A description of every picture."""
@@ -217,10 +213,8 @@ class Predictor:
         seeds: Sequence[int] | None = None,
     ) -> list[UInt8[Tensor, "3 height width"]]:
         """A picture for every prompt."""
-        asked = self._wording(wordings.GENERATE, wordings.GENERATE_BARE)
-        talks = [
-            [Turn(role="user", text=asked.replace("{}", _plain(prompt)))] for prompt in texts_of(prompts, "prompts")
-        ]
+        varied = self.sequence.instructions == "varied"
+        talks = [drawing(prompt, varied=varied) for prompt in texts_of(prompts, "prompts")]
         replies = self.chat(talks, options=replace(options or GenerationOptions(), mode="picture"), seeds=seeds)
         return [reply.pictures[0] for reply in replies]
 
@@ -235,8 +229,7 @@ class Predictor:
         """Every picture changed as its instruction says."""
         pictures, instructions = pictures_of(pictures), texts_of(instructions, "instructions")
         same_number(len(pictures), instructions=len(instructions))
-        asked = wordings.EDIT_BARE[0][0]
-        talks = [[Turn(role="user", text=asked.replace("{}", _plain(text)))] for text in instructions]
+        talks = [editing(instruction) for instruction in instructions]
         chosen = replace(options or GenerationOptions(), mode="picture")
         replies = self.chat(talks, [[one] for one in pictures], options=chosen, seeds=seeds)
         return [reply.pictures[0] for reply in replies]
@@ -250,7 +243,7 @@ class Predictor:
         """
         pictures, expressions = pictures_of(pictures), texts_of(expressions, "expressions")
         same_number(len(pictures), expressions=len(expressions))
-        talks = [[Turn(role="user", text=f"{IMAGE_SLOT}\n{SEGMENT_REQUEST.format(_plain(e))}")] for e in expressions]
+        talks = [pointing(expression) for expression in expressions]
         replies = self.chat(talks, [[one] for one in pictures], options=GenerationOptions(mode="mask"))
         return [reply.masks[0] for reply in replies]
 
@@ -292,8 +285,8 @@ class Predictor:
         found: list[Likelihood] = []
         for start in range(0, len(conversations), self.batch_size):
             own = slice(start, start + self.batch_size)
-            batch = self._prompts.answered(conversations[own], answers[own], pictures[own])
-            with self._autocast():
+            batch = self.inference.prompts.answered(conversations[own], answers[own], pictures[own])
+            with self.inference.autocast():
                 found += likelihoods(self.model, batch)
         return found
 
@@ -307,47 +300,21 @@ class Predictor:
         seeds: Sequence[int],
     ) -> list[Reply]:
         pixels = [[to_pixels(one) for one in pictures_of(own)] for own in pictures]
-        batch, unguided = self._prompts(conversations, pixels, guided=options.guidance != 1.0)
-        with self._autocast():
+        batch, unguided = self.inference.prompts(conversations, pixels, guided=options.guidance != 1.0)
+        with self.inference.autocast():
             made = generate(self.model, batch, options, seeds=list(seeds), unguided=unguided)
         return [self._reply(one, own) for one, own in zip(made, pixels, strict=True)]
 
     def _reply(self, made: Generated, pixels: Sequence[np.ndarray]) -> Reply:
+        size = pixels[0].shape[:2] if pixels else None
         parts: list[Part] = [
-            TextPart(text=self._decode(segment.ids)) if isinstance(segment, Text) else self._part(segment, pixels)
+            TextPart(text=self.inference.decode(segment.ids))
+            if isinstance(segment, Text)
+            else self.inference.part_of(segment, size)
             for segment in made.segments
         ]
         return Reply(parts=tuple(parts), reason=made.reason)
 
-    def _part(self, event: ImageEnd | MaskFound, pixels: Sequence[np.ndarray]) -> PicturePart | MaskPart:
-        if isinstance(event, MaskFound):
-            height, width = pixels[0].shape[:2]
-            return mask_part(event.logits.float(), (height, width))
-        with self._autocast():
-            painted = self.model.paint([event.tokens], (self.image_size, self.image_size))[0]
-        return PicturePart(pixels=painted.cpu(), num_tokens=len(event.tokens))
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.model.text_tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
     def _wording(self, varied: Sequence[tuple[str, str]], bare: Sequence[tuple[str, str]]) -> str:
         """What the user says, in the first of the wordings that were trained."""
         return (varied if self.sequence.instructions == "varied" else bare)[0][0]
-
-    def _stopping(self, options: GenerationOptions | None) -> GenerationOptions:
-        """The options with where a reply ends: as it was trained, unless they say."""
-        options = options or GenerationOptions()
-        return options if options.stop_ids else replace(options, stop_ids=self._stop_ids)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-
-SEGMENT_REQUEST = "Segment {}"
-"""How the readers of referring sets ask (setok/data/sources/refcoco.py)."""
-
-
-def _plain(text: str) -> str:
-    """A text in which nothing is a slot."""
-    return text.replace(IMAGE_SLOT, " ").strip()

@@ -27,7 +27,7 @@ def one_by_one(predictor: Predictor, talk: list[Turn], answer: str, pictures: li
     """The same by reading prompt and answer token by token, every prefix alone."""
     model = predictor.model
     ids = [*model.text_tokenizer(answer, add_special_tokens=False).input_ids, model.text_tokenizer.eos_token_id]
-    batch, _ = predictor._prompts([talk], [pictures], guided=False)
+    batch, _ = predictor.inference.prompts([talk], [pictures], guided=False)
     images = model.encode_images(batch.pixel_values)
     rows = model.splice(batch, images)
     embeddings = model.embed(rows, images)
@@ -99,7 +99,7 @@ def test_what_the_model_says_is_greedy(predictor: Predictor) -> None:
 def last_state(predictor: Predictor, talk: list[Turn], pictures: list[torch.Tensor], said: list[int]) -> torch.Tensor:
     """The hidden state behind a prompt and some tokens."""
     model = predictor.model
-    batch, _ = predictor._prompts([talk], [pictures], guided=False)
+    batch, _ = predictor.inference.prompts([talk], [pictures], guided=False)
     images = model.encode_images(batch.pixel_values)
     embeddings = model.embed(model.splice(batch, images), images)
     if said:

@@ -9,6 +9,7 @@ A row depends on its prompt and its seed only, not on its batch mates: each has 
 
 from __future__ import annotations
 
+from setok.models.generation.continuation import Continuation, Joined
 from setok.models.generation.events import (
     Event,
     Finished,
@@ -25,12 +26,14 @@ from setok.models.generation.rows import choose_token
 from setok.models.generation.stream import generate, stream
 
 __all__ = [
+    "Continuation",
     "Event",
     "Finished",
     "Generated",
     "GenerationOptions",
     "ImageEnd",
     "ImageToken",
+    "Joined",
     "MaskFound",
     "Mode",
     "Segment",

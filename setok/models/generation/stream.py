@@ -8,11 +8,9 @@ from typing import Literal
 import torch
 
 from setok.batch import SequenceBatch
-from setok.errors import DataError
+from setok.models.generation.continuation import Continuation
 from setok.models.generation.events import Event, Finished, Generated, ImageEnd, MaskFound, Segment, Text, TextToken
 from setok.models.generation.options import GenerationOptions
-from setok.models.generation.reading import Reader, read_prompt
-from setok.models.generation.rows import Rows
 from setok.models.setokim import Setokim
 from setok.models.setokim_targets import EncodedImages
 
@@ -67,20 +65,7 @@ def stream(
         ConfigError: an option does not fit the model.
         DataError: a row is empty, holds several samples, is too long, or lacks the picture that ``mask`` needs.
     """
-    images = model.encode_images(batch.pixel_values) if images is None else images
-    rows = Rows(model, batch, images, options, seeds)
-    prompts = [read_prompt(model, batch, images)]
-    if unguided is not None:
-        if len(unguided) != len(batch):
-            raise DataError(
-                f"there are {len(batch)} prompts and {len(unguided)} unguided ones", "give one for every prompt"
-            )
-        prompts.append(read_prompt(model, unguided, model.encode_images(unguided.pixel_values)))
-    reader = Reader(model, prompts, use_cache=options.use_cache)
-    rows.take_room(reader.lengths[: len(batch)].tolist())
-    hidden = reader.read_prompts()
-    while not rows.all_finished():
-        embeddings = yield from rows.step(hidden)
-        if rows.all_finished():
-            return
-        hidden = reader.read(embeddings)
+    going = Continuation(model, use_cache=options.use_cache)
+    going.join(batch, [options] * len(batch), seeds=seeds, unguided=unguided, images=images)
+    while len(going):
+        yield from going.step()

@@ -1,0 +1,163 @@
+"""A trained model behind HTTP, with the API that OpenAI's clients speak, and a page to try it.
+
+python -m ray_jobs.serve --config serve --set checkpoint=runs/demo/instruct
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from typing import Any
+
+from ray_jobs import launch
+from setok.config import ServeConfig, load_config
+from setok.errors import ConfigError
+from setok.serving.keys import ENVIRONMENT, ApiKeys, new_key
+
+APPLICATION = "setok"
+
+
+def run(config: ServeConfig) -> None:
+    """Serve until told to stop (SIGTERM, Ctrl-C); replies under way are brought to their ends.
+
+    Raises:
+        CheckpointError, ConfigError: there is no such model, the cluster is too small, or others would be let in without keys.
+    """
+    keys = access_of(config)
+    if config.replicas.max == 0:
+        _run_here(config, keys)
+    else:
+        _run_on_ray(config, keys)
+
+
+def access_of(config: ServeConfig) -> ApiKeys:
+    """The keys that are let in.
+
+    Raises:
+        ConfigError: there are none, and other machines can reach the server.
+    """
+    keys = ApiKeys.load(config.access)
+    if not len(keys) and not config.server.is_local and not config.access.allow_anonymous:
+        raise ConfigError(
+            f"server.host={config.server.host} lets other machines in, and there is no key",
+            f"set access.keys_file or ${ENVIRONMENT} (python -m ray_jobs.serve --new-key NAME makes one), or"
+            " --set access.allow_anonymous=true",
+        )
+    return keys
+
+
+def _run_here(config: ServeConfig, keys: ApiKeys) -> None:
+    """In this process, without Ray."""
+    import torch
+    import uvicorn
+
+    from ray_jobs.serving.app import create_app
+    from ray_jobs.serving.backend import LocalBackend
+    from setok.serving.engine import Engine
+    from setok.serving.model import ServedModel
+
+    torch.set_num_threads(config.replicas.threads)
+    device = "cuda" if config.replicas.gpus else "cpu"
+    engine = Engine(ServedModel.load(config.checkpoint, name=config.served_name, device=device), config.batching)
+    engine.start()
+    _say_where(config)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(LocalBackend(engine), config, keys),
+            host=config.server.host,
+            port=config.server.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(config.server.drain_s),
+        )
+    )
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # uvicorn takes them meanwhile, and raises them again when it has ended
+        signal.signal(number, lambda *_: None)
+    try:
+        server.run()
+    finally:
+        engine.stop(timeout_s=config.server.drain_s)
+
+
+def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
+    import ray
+    from ray import serve
+
+    from ray_jobs.serving.deployments import application
+
+    launch.start_ray()
+    _check_resources(config, ray.cluster_resources())
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    serve.start(proxy_location="HeadOnly", http_options={"host": config.server.host, "port": config.server.port})
+    serve.run(application(config, keys), name=APPLICATION, route_prefix="/")
+    _say_where(config)
+    stop.wait()
+    launch.console().print(f"stopping: replies under way have {config.server.drain_s:g} s")
+    serve.delete(APPLICATION)
+    serve.shutdown()
+
+
+def _check_resources(config: ServeConfig, has: dict[str, float]) -> None:
+    """Refuse what the cluster could never run, instead of waiting for it; an autoscaling cluster counts as it is now."""
+    least = max(1, config.replicas.min)
+    cpus = least * config.replicas.cpus + config.ingress.replicas * config.ingress.cpus
+    if has.get("CPU", 0) < cpus:
+        raise ConfigError(
+            f"{least} replica(s) and {config.ingress.replicas} ingress need {cpus:g} CPUs, and the cluster has"
+            f" {has.get('CPU', 0):g}",
+            "lower replicas.cpus and ingress.cpus, or replicas.max=0 to serve from one process",
+        )
+    if has.get("GPU", 0) < least * config.replicas.gpus:
+        raise ConfigError(
+            f"{least} replica(s) need {least * config.replicas.gpus:g} GPUs, and the cluster has {has.get('GPU', 0):g}",
+            "--set replicas.gpus=0, or fewer replicas",
+        )
+
+
+def _say_where(config: ServeConfig) -> None:
+    host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host
+    launch.console().print(f"{config.served_name} answers at http://{host}:{config.server.port}", style="bold green")
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """The application for ``serve deploy`` and RayService.
+
+    Args:
+        arguments: ``config`` (a preset or a file) and ``set`` (a mapping of dotted keys to values), as on the command line.
+    """
+    from ray_jobs.serving.deployments import application
+
+    changes = arguments.get("set", {})
+    config = load_config(
+        ServeConfig, arguments.get("config", "serve"), [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    )
+    return application(config, ApiKeys.load(config.access))
+
+
+def _print_key(_: Any, name: str) -> int:
+    key, line = new_key(name)
+    sys.stdout.write(f"The key, which is shown only now:\n  {key}\nIts line for access.keys_file:\n  {line}\n")
+    return 0
+
+
+def main() -> None:
+    """The command ``python -m ray_jobs.serve``."""
+    new = launch.Action(
+        flag="--new-key",
+        metavar="NAME",
+        help="make an API key, print it and its line, and stop",
+        run=_print_key,
+        needs_config=False,
+    )
+    run(launch.parse(ServeConfig, __doc__ or "", actions=[new]))
+
+
+if __name__ == "__main__":
+    launch.run(main)

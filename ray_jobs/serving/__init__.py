@@ -1,0 +1,1 @@
+"""The server: what answers HTTP, with Ray or without."""

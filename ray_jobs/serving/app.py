@@ -1,0 +1,255 @@
+"""The HTTP application: OpenAI's routes and ours, the page, health and figures. It knows nothing of where the model runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from importlib import resources
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from ray_jobs.serving import errors
+from ray_jobs.serving.backend import Backend
+from ray_jobs.serving.figures import Figures
+from ray_jobs.serving.gate import Application, Gate
+from ray_jobs.serving.service import Service
+from setok.config import ServeConfig
+from setok.errors import DataError
+from setok.serving.keys import ApiKeys, RateLimit
+from setok.serving.schemas import (
+    ChatCompletion,
+    ChatRequest,
+    ErrorAnswer,
+    ImageRequest,
+    ImagesAnswer,
+    LookRequest,
+    ModelAnswer,
+    ModelsAnswer,
+    ReconstructAnswer,
+    SegmentAnswer,
+    SegmentRequest,
+    StatusAnswer,
+    TokenizeRequest,
+    TokensAnswer,
+)
+
+T = TypeVar("T")
+READY_TIMEOUT_S = 2.0
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; frame-ancestors 'none'"
+)
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/docs": ("docs.html", "text/html"),
+    "/page/style.css": ("style.css", "text/css"),
+    "/page/api.js": ("api.js", "text/javascript"),
+    "/page/map.js": ("map.js", "text/javascript"),
+    "/page/page.js": ("page.js", "text/javascript"),
+    "/page/docs.js": ("docs.js", "text/javascript"),
+}
+"""Files of the page by their paths."""
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text}
+    for status, text in {
+        400: "The request cannot be answered: the message says why.",
+        401: "No key, or an unknown one.",
+        404: "No such model.",
+        408: "The body did not come in time.",
+        413: "The body is too large.",
+        429: "Too many requests of this key; Retry-After says when.",
+        503: "Too many requests wait; Retry-After says when.",
+        504: "The answer was not ready in time.",
+    }.items()
+}
+_EDIT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image", "prompt"],
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "prompt": {"type": "string"},
+                        **{name: {"type": "integer"} for name in ("n", "seed")},
+                        **{name: {"type": "string"} for name in ("model", "size", "response_format")},
+                        "guidance": {"type": "number"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def create_app(backend: Backend, config: ServeConfig, keys: ApiKeys, *, figures: Figures | None = None) -> Application:
+    """The whole application, with the gate that every request passes.
+
+    Args:
+        keys: who is let in; empty for everyone.
+        figures: counters; by default new ones.
+    """
+    figures = figures or Figures()
+    service = Service(backend, config, figures)
+    app = FastAPI(
+        title="SeTok",
+        description="Pictures as a handful of semantic tokens, and a language model that reads and writes them.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    errors.install(app)
+    _add_openai_routes(app, service)
+    _add_own_routes(app, service)
+    _add_status_routes(app, service, figures)
+    _add_page(app)
+    rate = RateLimit(config.access.requests_per_minute, config.access.burst)
+    whole: Application = Gate(app, config, keys, rate, figures)
+    if config.access.cors_origins:
+        whole = CORSMiddleware(
+            whole, allow_origins=config.access.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    return whole
+
+
+def _add_openai_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", responses=_FAILURES)
+    async def chat_completions(body: ChatRequest, request: Request) -> ChatCompletion:
+        ask = await service.ask_of(body)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            lines = await _while_there(request, service.chat_stream(ask, include_usage=usage))
+            return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})  # type: ignore[return-value]
+        return await _while_there(request, service.chat(ask))
+
+    @app.post("/v1/images/generations", responses=_FAILURES)
+    async def images_generations(body: ImageRequest, request: Request) -> ImagesAnswer:
+        return await _while_there(request, service.generate(body))
+
+    @app.post("/v1/images/edits", responses=_FAILURES, openapi_extra=_EDIT_BODY)
+    async def images_edits(request: Request) -> ImagesAnswer:
+        body, files = await _edit_of(request)
+        return await _while_there(request, service.edit(body, files))
+
+    @app.get("/v1/models", responses=_FAILURES)
+    async def models() -> ModelsAnswer:
+        return ModelsAnswer(data=[await service.model()])
+
+    @app.get("/v1/models/{name:path}", responses=_FAILURES)
+    async def model(name: str) -> ModelAnswer:
+        found = await service.model()
+        if name != found.id:
+            raise errors.ProblemError(errors.no_such_model(name, found.id))
+        return found
+
+
+def _add_own_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/tokenize", responses=_FAILURES)
+    async def tokenize(body: TokenizeRequest, request: Request) -> TokensAnswer:
+        return await _while_there(request, service.tokenize(body))
+
+    @app.post("/v1/reconstruct", responses=_FAILURES)
+    async def reconstruct(body: LookRequest, request: Request) -> ReconstructAnswer:
+        return await _while_there(request, service.reconstruct(body))
+
+    @app.post("/v1/segment", responses=_FAILURES)
+    async def segment(body: SegmentRequest, request: Request) -> SegmentAnswer:
+        return await _while_there(request, service.segment(body))
+
+
+def _add_status_routes(app: FastAPI, service: Service, figures: Figures) -> None:
+    @app.get("/health")
+    async def health() -> StatusAnswer:
+        """The process is there."""
+        return StatusAnswer(status="ok")
+
+    @app.get("/ready", responses={503: {"model": ErrorAnswer, "description": "The model is not ready yet."}})
+    async def ready() -> StatusAnswer:
+        """The model has been loaded and warmed up."""
+        try:
+            await asyncio.wait_for(service.card(), READY_TIMEOUT_S)
+        except TimeoutError:
+            problem = errors.Problem(
+                status=503, kind="server_error", code="not_ready", message="the model is not ready yet", retry_after=1
+            )
+            raise errors.ProblemError(problem) from None
+        return StatusAnswer(status="ready")
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = resources.files("ray_jobs.serving") / "page"
+
+    def route(name: str, kind: str) -> Any:
+        content = (folder / name).read_bytes()
+        headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
+
+        async def page() -> Response:
+            return Response(content, media_type=kind, headers=headers)
+
+        return page
+
+    for path, (name, kind) in PAGE.items():
+        app.add_api_route(path, route(name, kind), include_in_schema=False)
+
+
+async def _edit_of(request: Request) -> tuple[ImageRequest, list[bytes]]:
+    """The fields and files of a form.
+
+    Raises:
+        DataError: no form, no picture, a mask, or a field that is not possible.
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        raise DataError(f"the body is {kind[:60]!r} and no form", "send multipart/form-data with image and prompt")
+    form = await request.form(max_files=64, max_fields=64)
+    fields: dict[str, str] = {}
+    files: list[bytes] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name not in ("image", "image[]"):
+                raise DataError(f"the form has a file {name[:40]!r}", "send pictures as image; masks are not supported")
+            files.append(await value.read())
+        else:
+            fields[name] = value
+    if not files:
+        raise DataError("the form has no picture", "send one or several as image")
+    try:
+        return ImageRequest.model_validate(fields), files
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "correct the form") from None
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of some work, which is given up when the client hangs up.
+
+    Raises:
+        ClientGoneError: it did.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise errors.ClientGoneError
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,177 @@
+"""The server on Ray Serve: an ingress that checks requests and decodes pictures, and replicas that hold the model.
+
+Requests for which no replica has room wait in the ingress (``batching.max_waiting``), from where the next free one takes them.
+So a replica that is lost takes with it only what it was answering, and that is asked of another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from ray_jobs import launch
+from ray_jobs.serving.app import create_app
+from ray_jobs.serving.gate import Application
+from ray_jobs.serving.retry import Retold
+from setok.config import ServeConfig
+from setok.data.images import configure_opencv
+from setok.errors import OverloadedError, SetokError
+from setok.serving.engine import Call, Engine, Event, Failed, events_of
+from setok.serving.keys import ApiKeys
+from setok.serving.model import Card, ServedModel
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Replicas that a request is given to, one after the other dying."""
+LOOKAHEAD = 2
+"""Requests beyond a full batch that a replica has at hand, so that no step passes with a place empty."""
+HEALTH_PERIOD_S = 5.0
+LOST = (RayActorError, ReplicaUnavailableError)
+
+
+class ModelReplica:
+    """A model that answers; ready once it has been warmed up."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        launch.setup_logging()
+        torch.set_num_threads(config.replicas.threads)
+        device = "cuda" if config.replicas.gpus else "cpu"
+        self._drain_s = config.server.drain_s
+        self.engine = Engine(
+            ServedModel.load(config.checkpoint, name=config.served_name, device=device), config.batching
+        )
+        self.engine.start()
+
+    async def card(self) -> Card:
+        """What the model is."""
+        return self.engine.model.card
+
+    async def run(self, call: Call) -> AsyncIterator[Event]:
+        """Everything that a request gives; what goes wrong comes as an event too, to arrive as it was raised."""
+        try:
+            async for event in events_of(self.engine, call):
+                yield event
+        except SetokError as error:
+            yield Failed(error=error)
+
+    def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica whose model has failed for no fault of a request."""
+        if self.engine.failure is not None:
+            raise RuntimeError("the engine failed") from self.engine.failure
+
+
+class RayBackend:
+    """Replicas elsewhere.
+
+    Args:
+        handle: of ``ModelReplica``.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def card(self) -> Card:
+        card: Card = await self._handle.card.remote()
+        return card
+
+    async def run(self, call: Call) -> AsyncIterator[Event]:
+        """Everything that a request gives; a replica that dies meanwhile is followed by another."""
+        retold = Retold()
+        for attempt in range(1, ATTEMPTS + 1):
+            retold.again()
+            responses = self._handle.options(stream=True).run.remote(call)
+            over = False
+            try:
+                async for event in responses:
+                    if isinstance(event, Failed):
+                        raise event.error
+                    new = retold.new_in(event)
+                    if new is not None:
+                        yield new
+                over = True
+                return
+            except LOST as error:
+                over = True
+                logger.warning("a replica was lost (attempt %d of %d): %s", attempt, ATTEMPTS, type(error).__name__)
+            except (BackPressureError, DeploymentUnavailableError) as error:
+                over = True
+                raise OverloadedError(
+                    "as many requests wait as may", "send the request again a little later"
+                ) from error
+            finally:
+                if not over:  # the client has left, or the reply came out otherwise
+                    responses.cancel()
+            await asyncio.sleep(0.2 * attempt)
+        raise OverloadedError(f"{ATTEMPTS} replicas were lost one after the other", "send the request again")
+
+
+class Ingress:
+    """Where requests come in."""
+
+    def __init__(self, config: ServeConfig, digests: dict[str, str], model: DeploymentHandle) -> None:
+        launch.setup_logging()
+        configure_opencv(num_threads=1)
+        self._config, self._keys, self._model = config, ApiKeys(digests), model
+
+    def __serve_build_asgi_app__(self) -> Application:
+        return create_app(RayBackend(self._model), self._config, self._keys)
+
+
+def application(config: ServeConfig, keys: ApiKeys) -> serve.Application:
+    """The whole server, to be run or deployed.
+
+    Args:
+        keys: who is let in; only their hashes travel.
+    """
+    config = _placed(config)
+    replicas, batching = config.replicas, config.batching
+    scaling: dict[str, Any] = {"num_replicas": replicas.max}
+    if replicas.min != replicas.max:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": replicas.min,
+                "max_replicas": replicas.max,
+                "target_ongoing_requests": replicas.target_ongoing,
+                "upscale_delay_s": replicas.upscale_delay_s,
+                "downscale_delay_s": replicas.downscale_delay_s,
+                "metrics_interval_s": 1.0,
+                "look_back_period_s": 2.0,
+            }
+        }
+    draining = {"graceful_shutdown_timeout_s": config.server.drain_s, "graceful_shutdown_wait_loop_s": 0.5}
+    model = serve.deployment(
+        ModelReplica,
+        name="model",
+        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        max_ongoing_requests=batching.max_rows + LOOKAHEAD,
+        max_queued_requests=batching.max_waiting,
+        health_check_period_s=HEALTH_PERIOD_S,
+        **scaling,
+        **draining,
+    )
+    ingress = serve.deployment(
+        serve.ingress()(Ingress),
+        name="ingress",
+        num_replicas=config.ingress.replicas,
+        ray_actor_options={"num_cpus": config.ingress.cpus},
+        max_ongoing_requests=config.ingress.max_ongoing,
+        **draining,
+    )
+    return ingress.bind(config, keys.digests, model.bind(config))
+
+
+def _placed(config: ServeConfig) -> ServeConfig:
+    """The config with a path that means the same in every process, under the name that it has now."""
+    path = Path(config.checkpoint)
+    placed = str(path.resolve()) if path.exists() else config.checkpoint
+    return config.model_copy(update={"checkpoint": placed, "model_name": config.served_name})

@@ -1,0 +1,326 @@
+"""What the routes do: understand a request, ask the model, write the answer down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ray_jobs.serving.backend import Backend
+from ray_jobs.serving.errors import Problem, ProblemError, no_such_model, problem_of
+from ray_jobs.serving.figures import Figures
+from ray_jobs.serving.replies import Writer, picture_png
+from setok.config import ServeConfig
+from setok.data.schema import Turn
+from setok.errors import ConfigError, DataError
+from setok.models.generation import GenerationOptions
+from setok.predictor import Ask, Ended, MaskPart, PicturePart
+from setok.predictor.asking import drawing, editing, pointing
+from setok.predictor.replies import Part
+from setok.serving.engine import Event
+from setok.serving.fetching import fetch
+from setok.serving.images import ImageReader, Shown, png
+from setok.serving.model import Card, Look, Seen
+from setok.serving.schemas import (
+    ChatCompletion,
+    ChatRequest,
+    ImageDatum,
+    ImageRequest,
+    ImagesAnswer,
+    ImageUsage,
+    LookRequest,
+    ModelAnswer,
+    ReconstructAnswer,
+    SegmentAnswer,
+    SegmentRequest,
+    SetokDetails,
+    TokenizeRequest,
+    TokensAnswer,
+)
+from setok.serving.translation import clustering_of, conversation_of, options_of, seed_of, stops_of
+
+T = TypeVar("T")
+
+
+class Service:
+    """Answers requests with a model.
+
+    Args:
+        backend: where the model is.
+    """
+
+    def __init__(self, backend: Backend, config: ServeConfig, figures: Figures) -> None:
+        self.backend, self.config, self.figures = backend, config, figures
+        self._card: Card | None = None
+
+    async def card(self) -> Card:
+        """The model; waits until it is ready."""
+        if self._card is None:
+            self._card = await self.backend.card()
+        return self._card
+
+    async def model(self) -> ModelAnswer:
+        """The model as clients are told of it."""
+        card = await self.card()
+        name, value, bounds = card.threshold or (None, None, None)
+        return ModelAnswer(
+            id=card.name,
+            created=card.created,
+            setok=SetokDetails(
+                image_size=card.image_size,
+                method=card.clustering.method,
+                min_tokens=card.clustering.min_tokens,
+                max_tokens=card.clustering.num_tokens,
+                threshold=name,
+                threshold_value=value,
+                threshold_range=bounds,
+                talks=card.talks,
+                points=card.points,
+            ),
+        )
+
+    # ------------------------------------------------------------ chat
+
+    async def ask_of(self, request: ChatRequest) -> Ask:
+        """What a conversation asks of the model."""
+        card = await self._card_of(request.model, talks=True)
+        options = options_of(request, self.config.limits)
+        turns, urls = conversation_of(request.messages)
+        shown = await self._pictures(urls, card)
+        return Ask(
+            conversation=turns,
+            pictures=[one.pixels for one in shown],
+            size=shown[0].size if shown else None,
+            options=options,
+            seed=seed_of(request.seed),
+            stop=stops_of(request),
+        )
+
+    async def chat(self, ask: Ask) -> ChatCompletion:
+        """A whole answer."""
+        parts, ended = await self._reply(ask)
+        return Writer((await self.card()).name).whole(parts, ended)
+
+    async def chat_stream(self, ask: Ask, *, include_usage: bool) -> AsyncIterator[str]:
+        """An answer as it comes. The first part is waited for, so that what cannot be answered is refused with a status."""
+        started = time.perf_counter()
+        events = self._timed(self.backend.run(ask))
+        first = await anext(events)
+        self.figures.first_token.observe(time.perf_counter() - started)
+
+        async def all_of_them() -> AsyncIterator[Event]:
+            event = first
+            while True:
+                if isinstance(event, Ended):
+                    self._count(event)
+                yield event
+                try:
+                    event = await anext(events)
+                except StopAsyncIteration:
+                    return
+
+        async def lines() -> AsyncIterator[str]:
+            try:
+                async for line in Writer((await self.card()).name).chunks(all_of_them(), include_usage=include_usage):
+                    yield line
+            except Exception as error:
+                yield f"data: {json.dumps(problem_of(error).body())}\n\n"
+            finally:
+                await events.aclose()  # type: ignore[attr-defined]
+
+        return lines()
+
+    # ------------------------------------------------------------ pictures
+
+    async def generate(self, request: ImageRequest) -> ImagesAnswer:
+        """Pictures from words."""
+        card = await self._card_of(request.model, talks=True)
+        return await self._draw(request, card, drawing(request.prompt, varied=card.varied), [])
+
+    async def edit(self, request: ImageRequest, files: Sequence[bytes]) -> ImagesAnswer:
+        """A picture changed, or made from several."""
+        card = await self._card_of(request.model, talks=True)
+        reader = ImageReader(self.config.limits, size=card.image_size)
+        self._check_number(len(files))
+        shown = [await asyncio.to_thread(reader.from_bytes, data) for data in files]
+        return await self._draw(request, card, editing(request.prompt, num_pictures=len(shown)), shown)
+
+    async def _draw(self, request: ImageRequest, card: Card, talk: list[Turn], shown: Sequence[Shown]) -> ImagesAnswer:
+        number, side = request.n or 1, card.image_size
+        if number > self.config.limits.max_choices:
+            raise ConfigError(f"n={number} is above {self.config.limits.max_choices}", "ask for fewer pictures")
+        if request.size not in (None, "auto", f"{side}x{side}"):
+            raise ConfigError(f"size={request.size[:20]!r} is not possible", f"use 'auto' or '{side}x{side}'")
+        first = seed_of(request.seed)
+        seeds = [(first + index) % 2**63 for index in range(number)]
+        options = GenerationOptions(mode="picture", guidance=1.0 if request.guidance is None else request.guidance)
+        asks = [
+            Ask(conversation=talk, pictures=[one.pixels for one in shown], options=options, seed=seed) for seed in seeds
+        ]
+        replies = await _all(self._reply(ask) for ask in asks)
+        data = [
+            ImageDatum(b64_json=await asyncio.to_thread(picture_png, part), seed=seed)
+            for seed, (parts, _) in zip(seeds, replies, strict=True)
+            for part in parts
+            if isinstance(part, PicturePart)
+        ]
+        ends = [ended for _, ended in replies]
+        read, visual = sum(end.prompt_tokens for end in ends), sum(end.prompt_visual_tokens for end in ends)
+        drawn = sum(end.visual_tokens for end in ends)
+        return ImagesAnswer(
+            created=int(time.time()),
+            data=data,
+            usage=ImageUsage(
+                input_tokens=read,
+                output_tokens=drawn,
+                total_tokens=read + drawn,
+                input_tokens_details={"text_tokens": read - visual, "image_tokens": visual},
+            ),
+        )
+
+    # ------------------------------------------------------------ our own
+
+    async def tokenize(self, request: TokenizeRequest) -> TokensAnswer:
+        """A picture's tokens."""
+        card, seen = await self._look(request, paint=False)
+        return TokensAnswer(**_tokens(card, seen, vectors=request.vectors))
+
+    async def reconstruct(self, request: LookRequest) -> ReconstructAnswer:
+        """What a picture's tokens hold of it."""
+        card, seen = await self._look(request, paint=True)
+        assert seen.painted is not None
+        painted = await asyncio.to_thread(png, np.ascontiguousarray(seen.painted.transpose(1, 2, 0)))
+        return ReconstructAnswer(**_tokens(card, seen, vectors=False), b64_json=painted)
+
+    async def _look(self, request: LookRequest, *, paint: bool) -> tuple[Card, Seen]:
+        card = await self._card_of(request.model)
+        clustering = clustering_of(request, card)
+        (shown,) = await self._pictures([request.image], card)
+        events = [
+            event
+            async for event in self._timed(
+                self.backend.run(Look(pixels=shown.pixels, clustering=clustering, paint=paint))
+            )
+        ]
+        assert isinstance(events[0], Seen)
+        self.figures.tokens.labels("visual_read").inc(len(events[0].tokens))
+        return card, events[0]
+
+    async def segment(self, request: SegmentRequest) -> SegmentAnswer:
+        """The region that an expression means."""
+        card = await self._card_of(request.model, talks=True)
+        (shown,) = await self._pictures([request.image], card)
+        ask = Ask(
+            conversation=pointing(request.expression),
+            pictures=[shown.pixels],
+            size=shown.size,
+            options=GenerationOptions(mode="mask"),
+        )
+        parts, _ = await self._reply(ask)
+        found = next(part for part in parts if isinstance(part, MaskPart))
+        mask = found.mask.numpy()
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
+        return SegmentAnswer(
+            model=card.name,
+            b64_json=await asyncio.to_thread(png, mask),
+            height=mask.shape[0],
+            width=mask.shape[1],
+            area=int(mask.sum()),
+            box=box,
+            score=round(float(found.score), 4),
+        )
+
+    # ------------------------------------------------------------ how it is done
+
+    async def _card_of(self, asked: str | None, *, talks: bool = False) -> Card:
+        card = await self.card()
+        if asked is not None and asked != card.name:
+            raise ProblemError(no_such_model(asked, card.name))
+        if talks and not card.talks:
+            raise ProblemError(
+                Problem(
+                    status=400,
+                    kind="invalid_request_error",
+                    message=f"{card.name} is a tokenizer alone, without a language model: use /v1/tokenize or /v1/reconstruct",
+                )
+            )
+        return card
+
+    def _check_number(self, number: int) -> None:
+        if number > self.config.limits.max_images:
+            raise DataError(f"{number} pictures are above {self.config.limits.max_images}", "send fewer")
+
+    async def _pictures(self, urls: Sequence[str], card: Card) -> list[Shown]:
+        self._check_number(len(urls))
+        reader = ImageReader(self.config.limits, size=card.image_size)
+        return [await asyncio.to_thread(self._picture, url, reader) for url in urls]
+
+    def _picture(self, url: str, reader: ImageReader) -> Shown:
+        hosts = self.config.access.image_hosts
+        if hosts and url[:8].lower().startswith(("http://", "https://")):
+            return reader.from_bytes(fetch(url, hosts, max_bytes=self.config.limits.max_image_bytes))
+        return reader.from_data_url(url)
+
+    async def _reply(self, ask: Ask) -> tuple[list[Part], Ended]:
+        started = time.perf_counter()
+        parts: list[Part] = []
+        async for event in self._timed(self.backend.run(ask)):
+            if not parts:
+                self.figures.first_token.observe(time.perf_counter() - started)
+            if isinstance(event, Ended):
+                self._count(event)
+                return parts, event
+            parts.append(event)  # type: ignore[arg-type]
+        raise AssertionError("a reply without an end")
+
+    async def _timed(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The same events, unless they take too long together."""
+        # Not asyncio.timeout: a stream is begun in one task and goes on in another.
+        deadline = time.monotonic() + self.config.limits.request_timeout_s
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(anext(events), max(0.0, deadline - time.monotonic()))
+                except StopAsyncIteration:
+                    return
+                yield event
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
+    def _count(self, ended: Ended) -> None:
+        counted = {
+            "text_read": ended.prompt_tokens - ended.prompt_visual_tokens,
+            "visual_read": ended.prompt_visual_tokens,
+            "text_made": ended.text_tokens,
+            "visual_made": ended.visual_tokens,
+        }
+        for kind, number in counted.items():
+            self.figures.tokens.labels(kind).inc(number)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results of things that are done at once; where one fails, the others are given up."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _tokens(card: Card, seen: Seen, *, vectors: bool) -> dict[str, Any]:
+    rows, columns = seen.grid
+    return {
+        "model": card.name,
+        "count": len(seen.tokens),
+        "grid": seen.grid,
+        "assignment": seen.assignment.reshape(rows, columns).tolist(),
+        "sizes": np.bincount(seen.assignment, minlength=len(seen.tokens)).tolist(),
+        "tokens": seen.tokens.tolist() if vectors else None,
+        "image_size": card.image_size,
+    }
