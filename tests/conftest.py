@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests import checks
@@ -29,6 +30,10 @@ SEED = 20_240_607
 # Before anything imports setok: the types and shapes on its signatures are checked at every call. With beartype and not
 # typeguard, whose fourth version cannot read jaxtyping's one-dimensional shapes (" batch").
 install_import_hook("setok", f"{checks.__name__}.typechecked")
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("setok", deadline=None)
+settings.load_profile("setok")
 
 # Workers of a Ray test would otherwise take all cores each.
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -37,7 +37,7 @@ def group(
 ) -> Clusters:
     """Clusters by any method; the resampler's weights are always the same."""
     torch.manual_seed(3)
-    head = ClusteringHead(config, x.shape[-1])
+    head = ClusteringHead(config, x.shape[-1]).eval()
     with torch.no_grad():
         return head(x, grid=grid or (1, x.shape[1]), patch_mask=patch_mask)[0]
 
