@@ -189,7 +189,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
         error_console().print(f"{stopped.run_dir} {told}.", style="yellow")
         raise SystemExit(EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_STOPPED) from None
     except KeyboardInterrupt:
-        error_console().print("Interrupted. The same command goes on from the newest checkpoint.", style="yellow")
+        error_console().print("Interrupted. The same command goes on from what is finished.", style="yellow")
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(0)
 

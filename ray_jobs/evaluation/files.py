@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from setok.config import EvaluateConfig, dump_config
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
@@ -39,7 +41,10 @@ def read_finished(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> di
         fingerprints: of the checkpoint and the data; both must be those that were measured.
     """
     settings, metrics = config.run_dir / CONFIG, config.run_dir / METRICS
-    if not (settings.is_file() and metrics.is_file()) or settings.read_text(encoding="utf-8") != dump_config(config):
+    if not (settings.is_file() and metrics.is_file()):
+        return None
+    begun, asked = (yaml.safe_load(text) for text in (settings.read_text(encoding="utf-8"), dump_config(config)))
+    if any(begun.get(name) != asked.get(name) for name in {**begun, **asked}.keys() - {"num_replicas"}):
         return None
     stored = json.loads(metrics.read_text(encoding="utf-8"))
     return stored if stored.get("run", {}).get("fingerprints") == dict(fingerprints) else None

@@ -88,18 +88,32 @@ def read_json(path: Path) -> Any:
     """What is in a JSON file, or the list of what is on the lines of a JSON-lines file.
 
     Raises:
-        DataError: there is no such file, or it is neither.
+        DataError: there is no such file, it is neither, or a key comes twice in one object.
     """
-    text = read_text(path)
     try:
-        return json.loads(text)
+        return _parsed(path, read_text(path))
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply", "`score --list` shows what each task reads") from None
+
+
+def _parsed(path: Path, text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # Python would keep the last one, and say nothing
+            twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+            named = ", ".join(twice[:SHOWN]) + (", …" if len(twice) > SHOWN else "")
+            raise DataError(f"{path}: {len(twice)} duplicate key(s): {named}", "give each key once")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as whole:
         rows = []
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():
                 continue
             try:
-                rows.append(json.loads(line))
+                rows.append(json.loads(line, object_pairs_hook=unique))
             except json.JSONDecodeError as error:
                 wrong = whole if number == 1 else error
                 raise DataError(
@@ -146,7 +160,8 @@ def _kind_of(tree: Any) -> str:
     if isinstance(tree, dict):
         return f"an object with {', '.join(sorted(map(str, tree))[:SHOWN])}"
     if isinstance(tree, list) and tree:
-        return f"a list of {type(next(r for r in tree if not isinstance(r, dict))).__name__}"
+        other = next((type(row).__name__ for row in tree if not isinstance(row, dict)), "objects")
+        return f"a list of {other}"
     return type(tree).__name__
 
 

@@ -8,6 +8,7 @@ numbers.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -77,18 +78,21 @@ def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance from an npz file: of its ``features``, or its ``mu`` and ``sigma``.
 
     Raises:
-        DataError: the file holds neither.
+        DataError: the file holds neither, or not in their shapes.
     """
     try:
         with np.load(path) as arrays:
             if "features" in arrays:
+                features = np.asarray(arrays["features"], np.float64)
+                if features.ndim != 2:
+                    raise DataError(f"{path} has features of shape {features.shape}", "give them as [pictures, width]")
                 statistics = FeatureStatistics()
-                statistics.update(np.asarray(arrays["features"], np.float64))
+                statistics.update(features)
                 return statistics.mean, statistics.covariance
             if "mu" in arrays and "sigma" in arrays:
                 return np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
             found = ", ".join(sorted(arrays.files)) or "nothing"
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no npz file: {error}", _REMEDY) from error
     raise DataError(f"{path} holds {found}", _REMEDY)
 
@@ -105,8 +109,10 @@ def frechet_distance(
     product, which the usual packages take: of a set and itself it is 0 to 12 digits.
 
     Raises:
-        DataError: the widths differ.
+        DataError: the widths differ, or a value is not finite.
     """
+    if not all(np.isfinite(part).all() for part in (mean, covariance, other_mean, other_covariance)):
+        raise DataError("features hold NaN or infinity", "look for what gave them: a picture, or the network")
     if mean.shape != other_mean.shape:
         raise DataError(f"features of width {len(mean)} and {len(other_mean)} cannot be compared", "use one network")
     crossed = np.linalg.svd(_root(covariance) @ _root(other_covariance), compute_uv=False).sum()

@@ -123,6 +123,8 @@ def test_what_was_stopped_goes_on_and_ends_the_same(
         first, second = (of_files(c.run_dir, without=(files.METRICS, "report.html")) for c in (config, cut))
         assert first == second and len(first) > 4
         nothing = Here(monkeypatch)
+        evaluate(cut.model_copy(update={"num_replicas": 7}))
+        assert nothing.asked == [], "replicas change no figure"
         assert evaluate(cut) == found and not nothing.asked
 
 

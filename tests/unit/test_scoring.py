@@ -302,6 +302,35 @@ def test_pictures_that_do_not_pair(score: Score, tmp_path: Path) -> None:
         score("editing", tmp_path / "empty", tmp_path / "true")
 
 
+def test_keys_that_come_twice(score: Score, tmp_path: Path) -> None:
+    problem = {"answer": 1, "subject": "social science", "grade": "grade2", "hint": "x", "image": None, "split": "test"}
+    truth, said = write(tmp_path / "problems.json", {"1": problem}), tmp_path / "said.json"
+    said.write_text('{"results": {"1": 1, "1": 0}}')
+    with pytest.raises(DataError, match=r"said.json: 1 duplicate key\(s\): 1"):
+        score("scienceqa", said, truth)
+
+
+@pytest.mark.parametrize("kept", [0, 60])
+def test_a_file_of_features_that_was_cut_off(score: Score, tmp_path: Path, kept: int) -> None:
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, features=np.eye(6))
+    (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:kept])
+    for task in ("fid", "reconstruction"):
+        with pytest.raises(DataError, match=r"cut\.npz (cannot be read as|is no) npz"):
+            score(task, tmp_path / "cut.npz", whole)
+
+
+def test_features_that_are_none(score: Score, tmp_path: Path) -> None:
+    whole, wrong = tmp_path / "whole.npz", tmp_path / "wrong.npz"
+    np.savez(whole, features=np.eye(6))
+    np.savez(wrong, features=np.ones(6))
+    with pytest.raises(DataError, match=r"features of shape \(6,\)"):
+        score("fid", wrong, whole)
+    np.savez(wrong, features=np.full((6, 6), np.nan))
+    with pytest.raises(DataError, match="NaN or infinity"):
+        score("fid", wrong, whole)
+
+
 def test_fid_of_features(score: Score, tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(30, 4))
     np.savez(tmp_path / "one.npz", features=features)
@@ -404,6 +433,11 @@ def test_another_tasks_format(score: Score, tmp_path: Path) -> None:
         score("vqav2", write(said, [{"image_id": 1, "caption": "a cat"}]), truth)
     with pytest.raises(DataError, match=r"no list of objects but a list of int"):
         score("vqav2", write(said, [1, 2]), truth)
+    with pytest.raises(DataError, match=r"no JSON object but a list of objects"):
+        score("vqav2", write(said, [{"question_id": 0, "answer": "cat"}]), write(tmp_path / "swapped.json", [{"a": 1}]))
+    said.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="nested too deeply"):
+        score("vqav2", said, truth)
     said.write_text('{"question_id": 0\n')
     with pytest.raises(DataError, match="neither JSON nor JSON lines: line 1"):
         score("vqav2", said, truth)
