@@ -1,4 +1,4 @@
-"""Cases of an evaluation of Setokim to look at: the best, the worst, and some that were drawn before anything was known."""
+"""Cases of an evaluation of Setokim to look at: the best, the worst, and some drawn from the others."""
 
 from __future__ import annotations
 

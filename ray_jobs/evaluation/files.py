@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from setok.config import EvaluateConfig, dump_config
+from setok.errors import ConfigError
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
 IMAGES, PICTURES = "images.jsonl", "pictures.npz"
@@ -40,14 +41,38 @@ def read_finished(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> di
     Args:
         fingerprints: of the checkpoint and the data; both must be those that were measured.
     """
-    settings, metrics = config.run_dir / CONFIG, config.run_dir / METRICS
-    if not (settings.is_file() and metrics.is_file()):
+    stored = _stored(config, fingerprints)
+    return None if stored is None or _differences(config) else stored
+
+
+def refuse_another(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> None:
+    """Keep a finished evaluation of the same checkpoint and set, which was asked for something else.
+
+    Raises:
+        ConfigError: with everything that differs.
+    """
+    if _stored(config, fingerprints) is not None and (told := _differences(config)):
+        raise ConfigError(
+            f"{config.run_dir} holds a finished evaluation of something else: {', '.join(told)}",
+            f"take another name (--set name={config.name}-2), or forget that one: rm -r {config.run_dir}",
+        )
+
+
+def _stored(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> dict[str, Any] | None:
+    """The figures in the folder, where they are of this checkpoint and set."""
+    path = config.run_dir / METRICS
+    if not (path.is_file() and (config.run_dir / CONFIG).is_file()):
         return None
-    begun, asked = (yaml.safe_load(text) for text in (settings.read_text(encoding="utf-8"), dump_config(config)))
-    if any(begun.get(name) != asked.get(name) for name in {**begun, **asked}.keys() - {"num_replicas"}):
-        return None
-    stored = json.loads(metrics.read_text(encoding="utf-8"))
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return stored if stored.get("run", {}).get("fingerprints") == dict(fingerprints) else None
+
+
+def _differences(config: EvaluateConfig) -> list[str]:
+    """What else was asked for in the folder; replicas change no figure."""
+    begun = yaml.safe_load((config.run_dir / CONFIG).read_text(encoding="utf-8"))
+    asked = yaml.safe_load(dump_config(config))
+    names = [name for name in {**begun, **asked} if begun.get(name) != asked.get(name) and name != "num_replicas"]
+    return [f"{name} was {begun.get(name)!r} and is {asked.get(name)!r}" for name in names]
 
 
 def replace_file(path: Path, data: bytes) -> None:

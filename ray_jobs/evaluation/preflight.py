@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ray_jobs.evaluation.files import read_finished
+from ray_jobs.evaluation.files import read_finished, refuse_another
 from ray_jobs.evaluation.journal import check
 from ray_jobs.evaluation.work import Work, bare_records
 from ray_jobs.scoring.tasks import OWN, RUN, Run, Task, expanded
@@ -74,6 +74,7 @@ def works_of(config: EvaluateConfig) -> dict[str, Work]:
     problems.settle()
     for work in works.values():
         if read_finished(work.config, work.fingerprints) is None:
+            refuse_another(work.config, work.fingerprints)
             check(work.config.run_dir, work.request)
     return works
 

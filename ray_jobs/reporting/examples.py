@@ -10,7 +10,7 @@ from ray_jobs.evaluation.files import BEST, RANDOM, WORST
 
 _KINDS = (
     (BEST, "Best", "as the figures count; of equals, some"),
-    (RANDOM, "Random", "drawn before anything was asked"),
+    (RANDOM, "Random", "drawn from the others by the seed"),
     (WORST, "Worst", "as the figures count"),
     (None, "", ""),
 )

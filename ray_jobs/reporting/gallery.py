@@ -19,7 +19,7 @@ _SMALL = 128
 """Pictures up to this side are stored exactly and shown with their pixels visible."""
 _GROUPS = (
     (BEST, "Best", "highest PSNR"),
-    (RANDOM, "Random", "drawn before anything was measured"),
+    (RANDOM, "Random", "drawn from the others by the seed"),
     (WORST, "Worst", "lowest PSNR"),
 )
 

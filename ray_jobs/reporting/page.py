@@ -103,9 +103,10 @@ def _header(data: ReportData) -> str:
     parts.append(setokim.headline(data.setokim))
     if first is not None or data.setokim:
         parts.append(
-            '<p class="how"><b>How to read this.</b> Nothing here means much alone, so every figure stands beside'
-            " <b>references</b> that learn nothing: one colour for the whole picture, cutting it into squares, or sorting"
-            " patches by raw colour. What beats them was learned. Higher is better unless a row says otherwise.</p>"
+            '<p class="how"><b>How to read this.</b> Nothing here means much alone, so figures stand beside'
+            " <b>references</b> that learn nothing, where there are such: one colour for the whole picture, cutting it into"
+            " squares, or sorting patches by raw colour. What beats them was learned. Higher is better unless a row says"
+            " otherwise.</p>"
         )
     return "".join(parts) + "</header>"
 

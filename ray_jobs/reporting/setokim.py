@@ -36,14 +36,14 @@ class _Task:
 TASKS: dict[str, _Task] = {
     "vqa": _Task(
         title="Questions",
-        meaning="The model reads a picture's tokens and a question. Beside it: the most frequent training answer to the same"
-        " words, which is all that reading without seeing can give; the model itself when it is shown a gray picture; and the"
-        " most frequent answer to the type of question.",
+        meaning="The model reads a picture's tokens and a question. Beside it: the most frequent answer to the same words (in"
+        " train_data, or in this very set where none is named), which is all that reading without seeing can give; the model"
+        " itself when it is shown a gray picture; and the most frequent answer to the type of question.",
         figures=(
             Row(
                 key="accuracy",
                 name="Answers right",
-                meaning="Share of the questions, as VQAv2 counts.",
+                meaning="VQAv2's soft accuracy, with the answers written as TextVQA's scorer writes them.",
                 unit="%",
                 digits=0,
             ),

@@ -126,6 +126,10 @@ def test_what_was_stopped_goes_on_and_ends_the_same(
         evaluate(cut.model_copy(update={"num_replicas": 7}))
         assert nothing.asked == [], "replicas change no figure"
         assert evaluate(cut) == found and not nothing.asked
+        kept = of_files(cut.run_dir)
+        with pytest.raises(ConfigError, match="finished evaluation of something else: limit was None and is 5"):
+            evaluate(cut.model_copy(update={"limit": 5}))
+        assert of_files(cut.run_dir) == kept, "what is measured is not lost by a slip"
 
 
 def test_checkpoints_side_by_side(
