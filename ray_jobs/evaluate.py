@@ -68,12 +68,17 @@ SHORTCUTS = (
     launch.Shortcut(
         flag="--checkpoints",
         metavar="RUN",
-        help="runs or checkpoints, measured side by side",
+        help="runs, checkpoints or exported folders, measured side by side",
         overrides=_checkpoints,
         several=True,
+        must="checkpoint",
     ),
     launch.Shortcut(
-        flag="--data", metavar="SET", help="the ingested set", overrides=lambda given: [f"data={given[0]}"]
+        flag="--data",
+        metavar="SET",
+        help="the ingested set",
+        overrides=lambda given: [f"data={given[0]}"],
+        must="data",
     ),
     launch.Shortcut(
         flag="--tasks",
@@ -96,7 +101,7 @@ def describe(config: EvaluateConfig) -> None:
     for label, work in works_of(config).items():
         launch.console().print(
             f"{label}: {', '.join(work.tasks)}; {work.num_rows} of {work.manifest.num_rows} rows of {config.data} with"
-            f" {work.path}, {config.num_replicas} replica(s) → {work.config.run_dir / METRICS}"
+            f" {work.trained.path}, {config.num_replicas} replica(s) → {work.config.run_dir / METRICS}"
         )
 
 

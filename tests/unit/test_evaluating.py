@@ -209,7 +209,9 @@ def test_one_thing_that_is_wrong_is_told_as_what_it_is(tmp_path: Path, runs: dic
         evaluate(config_of(tmp_path, run, data, beside=[str(run)]))
     with pytest.raises(ConfigError, match="go together"):
         config_of(tmp_path, run, data, tasks=["fid"], networks={"inception": "x"})
-    with pytest.raises(ConfigError, match=r"'tokens' needs the checkpoint of a tokenizer, and .* is of stage=pretrain"):
+    with pytest.raises(
+        ConfigError, match=r"'tokens' needs the checkpoint of a tokenizer, and there is .* \(stage=pretrain"
+    ):
         evaluate(config_of(tmp_path, run, data, tasks=["tokens"]))
 
 

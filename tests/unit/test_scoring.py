@@ -383,7 +383,7 @@ def test_networks_that_are_named(score: Score, tmp_path: Path, monkeypatch: pyte
     )
     assert found["lpips"] == pytest.approx(lpips(one, other).mean().item(), rel=1e-4)
 
-    def brightest(_folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    def brightest(_folder: Path, _kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda pixels: pixels.amax((2, 3)) - 0.9
 
     monkeypatch.setattr("setok.models.picture_features.load_picture_features", brightest)
