@@ -56,7 +56,9 @@ def works_of(config: EvaluateConfig) -> dict[str, Work]:
 
 def labels_of(specs: Sequence[str]) -> list[str]:
     """A short name for every checkpoint: the last parts of its path that tell it from the others."""
-    parts = [[p for p in re.split(r"[/\\]+", spec) if p not in ("", ".", "..")] or ["checkpoint"] for spec in specs]
+    # A checkpoint is known by its run; its step alone says little.
+    short = [re.sub(r"[/\\]checkpoints[/\\]step_0*(\d+)[/\\]*$", r"-step-\1", spec) for spec in specs]
+    parts = [[p for p in re.split(r"[/\\]+", spec) if p not in ("", ".", "..")] or ["checkpoint"] for spec in short]
     while len(parts) > 1 and min(map(len, parts)) > 1 and len({own[-1] for own in parts}) == 1:
         parts = [own[:-1] for own in parts]
     for depth in range(1, max(map(len, parts)) + 1):

@@ -126,7 +126,7 @@ OWN: dict[str, Task] = {
         run=Run(asks=("vqa",)),
     ),
     "caption": Task(
-        headline=("recall", "precision", "exact"),
+        headline=("f1", "recall", "precision", "exact"),
         scorer="share of the things of the true caption that are named, and named rightly; any set of captions",
         run=Run(asks=("caption",)),
     ),

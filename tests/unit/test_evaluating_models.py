@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ray_jobs import launch
 from ray_jobs.evaluate import describe, evaluate, main
 from ray_jobs.evaluation.trained import trained_of
 from setok.errors import CheckpointError, ConfigError, SetokError
@@ -148,3 +149,21 @@ def test_what_nobody_named_is_asked_for(monkeypatch: pytest.MonkeyPatch, given: 
     with pytest.raises(ConfigError, match=lacking) as caught:
         main()
     assert "data/test" not in str(caught.value)
+
+
+def test_the_terminal_names_checkpoints_as_the_table_does(
+    tmp_path: Path,
+    runs: dict[str, Path],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Here(monkeypatch)
+    given = ("--checkpoints", str(runs["tokenizer"]), "--data", str(data), "--limit", "3")
+    monkeypatch.setattr("sys.argv", ["evaluate", *given, "--set", f"output_dir={tmp_path}", "num_threads=1"])
+    launch.console.cache_clear()  # the one of before writes where the test before was captured
+    main()
+    launch.console.cache_clear()
+    printed = capsys.readouterr().out.splitlines()
+    table = (tmp_path / "evaluate" / "table.md").read_text().splitlines()
+    assert printed[0].split() == table[0].strip("| ").split(" | ") == ["task", "figure", "tokenizer"]
