@@ -24,6 +24,9 @@ _STUDENT = (
 _NORMAL = 1.96
 """What it comes down to with many."""
 
+_WHOLE = 100
+"""Figures from here on are told without a fraction."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -49,7 +52,10 @@ class Interval:
 
     def told(self) -> str:
         """For people."""
-        return f"{self.mean:.3g}" if self.half is None else f"{self.mean:.3g} ± {self.half:.2g}"
+        mean = f"{self.mean:,.0f}" if abs(self.mean) >= _WHOLE else f"{self.mean:.3g}"
+        if self.half is None:
+            return mean
+        return f"{mean} ± " + (f"{self.half:,.0f}" if self.half >= _WHOLE else f"{self.half:.2g}")
 
 
 @dataclass(frozen=True, kw_only=True)

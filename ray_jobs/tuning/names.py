@@ -24,6 +24,7 @@ _NAMES = {
     "eval/caption/exact": "captions without a fault",
     "eval/segment/giou": "gIoU of masks",
     "eval/segment/ciou": "cIoU of masks",
+    "eval/segment/references/constant/giou": "gIoU of one mask for all",
 }
 
 
