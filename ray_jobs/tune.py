@@ -88,10 +88,11 @@ def check_same_sweep(sweep: TuneConfig) -> None:
     old = load_config(TuneConfig, file)
     changed = differences(list(old.space), list(sweep.space), "the keys of the space")
     if (old.then is None) != (sweep.then is None):
-        changed["then"] = tuple("nothing" if one.then is None else f"stage {one.then.stage}" for one in (old, sweep))
-    for prefix, before, now in zip(("", f"{THEN}."), old.stages, sweep.stages, strict=False):
+        before, now = ("nothing" if one.then is None else f"stage {one.then.stage}" for one in (old, sweep))
+        changed["then"] = (before, now)
+    for prefix, was, is_now in zip(("", f"{THEN}."), old.stages, sweep.stages, strict=False):
         for section in _SAME:
-            changed |= differences(getattr(before, section), getattr(now, section), f"{prefix}{section}")
+            changed |= differences(getattr(was, section), getattr(is_now, section), f"{prefix}{section}")
     if changed:
         listed = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in sorted(changed.items()))
         raise ConfigError(
