@@ -200,10 +200,11 @@ class TrainConfig(Job):
         ranks = max(1, self.scaling.min_workers)
         if total % (micro * ranks):
             near = max(1, round(total / (micro * ranks))) * micro * ranks
+            fewer = f", or at most --set scaling.num_workers={total // micro}" if 1 <= total // micro < ranks else ""
             raise ConfigError(
                 f"train.global_batch_size={total} cannot be split into micro-batches of train.micro_batch_size={micro}"
                 f" on {ranks} worker(s): {total} / ({micro} × {ranks}) = {total / (micro * ranks):.3g}",
-                f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}",
+                f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}{fewer}",
             )
 
     def _check_validation(self) -> None:
@@ -215,6 +216,11 @@ class TrainConfig(Job):
                     "--set validation.data=FOLDER, or another metric such as train/loss",
                 )
             return
+        if self.validation.references is not None and self.stage == "tokenizer":
+            raise ConfigError(
+                f"validation.references={self.validation.references} is for what Setokim is asked, and stage=tokenizer",
+                "leave validation.references out; python -m ray_jobs.evaluate measures those of a tokenizer",
+            )
         allowed = () if self.stage == "tokenizer" else EVALUATED_TASKS
         for task in self.validation.tasks:
             if task not in allowed:
