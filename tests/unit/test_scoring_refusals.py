@@ -137,7 +137,9 @@ def test_a_split_of_a_file_without_splits(tmp_path: Path) -> None:
 
 
 def packed(path: Path) -> Path:
-    return Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes())) and Path(f"{path}.gz")
+    target = Path(f"{path}.gz")
+    target.write_bytes(gzip.compress(path.read_bytes()))
+    return target
 
 
 def marked(path: Path) -> Path:
