@@ -145,7 +145,8 @@ def parse(
         given = getattr(arguments, shortcut.flag.removeprefix("--").replace("-", "_"))
         overrides += shortcut.overrides(given) if given else ()
     overrides += [override for group in arguments.set for override in group]
-    config = load_config(kind, arguments.config or preset, overrides)
+    # argparse has asked for one of the two
+    config = load_config(kind, arguments.config or str(preset), overrides)
     if arguments.print_config:
         sys.stdout.write(dump_config(config))
         raise SystemExit(0)

@@ -34,7 +34,7 @@ def score_vqa(given: Given) -> Figures:
     found = _answers(given, "question_id", VQA, truth)
     scores = SampleScores()
     for question, row in truth.items():
-        kinds = {name: str(row[name]) for name in ("answer_type", "question_type") if name in row}
+        kinds: dict[str, str] = {name: str(row[name]) for name in ("answer_type", "question_type") if name in row}
         scores.update(question, {"accuracy": vqa.vqa_accuracy(found[question], row["answers"])}, kinds)
     return scores.compute()
 
