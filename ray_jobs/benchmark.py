@@ -9,50 +9,38 @@ import argparse
 from collections.abc import Sequence
 
 from ray_jobs import launch
-from ray_jobs.benchmarks import faults as benchmark_faults
-from ray_jobs.benchmarks import ingest as benchmark_ingest
-from ray_jobs.benchmarks import serve as benchmark_serve
-from ray_jobs.benchmarks import tokenizer as benchmark_tokenizer
+from ray_jobs.benchmarks import faults, ingest, serve, tokenizer
+
+BENCHMARKS = {
+    "tokenizer": (
+        "encoder, clustering and merger against the bare encoder and a plain loop",
+        tokenizer,
+        tokenizer.tokenizer,
+    ),
+    "ingest": (
+        "photographs decoded for training, against a torch DataLoader and bare decoding",
+        ingest,
+        ingest.ingest,
+    ),
+    "faults": (
+        "training runs broken in every way we know, against one that nothing happened to",
+        faults,
+        faults.faults,
+    ),
+    "serve": ("the server under load, beside a bare predictor", serve, serve.serve),
+}
+"""What each measures, its module, which has ``add_arguments``, and what runs it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.benchmark", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    tokenizer = commands.add_parser(
-        "tokenizer",
-        help="encoder, clustering and merger against the bare encoder and a plain loop",
-        description=benchmark_tokenizer.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    benchmark_tokenizer.add_arguments(tokenizer)
-    tokenizer.set_defaults(run=benchmark_tokenizer.tokenizer)
-    ingest = commands.add_parser(
-        "ingest",
-        help="photographs decoded for training, against a torch DataLoader and bare decoding",
-        description=benchmark_ingest.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    benchmark_ingest.add_arguments(ingest)
-    ingest.set_defaults(run=benchmark_ingest.ingest)
-    faults = commands.add_parser(
-        "faults",
-        help="training runs broken in every way we know, against one that nothing happened to",
-        description=benchmark_faults.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    benchmark_faults.add_arguments(faults)
-    faults.set_defaults(run=benchmark_faults.faults)
-    serve = commands.add_parser(
-        "serve",
-        help="the server under load, beside a bare predictor",
-        description=benchmark_serve.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    benchmark_serve.add_arguments(serve)
-    serve.set_defaults(run=benchmark_serve.serve)
+    for name, (what, module, run) in BENCHMARKS.items():
+        benchmark = commands.add_parser(name, help=what, description=module.__doc__, formatter_class=raw)
+        module.add_arguments(benchmark)
+        benchmark.set_defaults(run=run)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 

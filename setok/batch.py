@@ -40,6 +40,22 @@ class ImageTextBatch:
         }
         return replace(self, **moved)
 
+    def alone(self, image: int) -> ImageTextBatch:
+        """One picture of a padded batch as if it had come by itself: a batch of one, in its own shape."""
+        assert self.sizes is not None, "without padding every picture has the batch's shape"
+        height, width = self.sizes[image].tolist()
+        one = slice(image, image + 1)
+        return replace(
+            self,
+            pixel_values=self.pixel_values[one, :, :height, :width],
+            valid=self.valid[one],
+            concepts=self.concepts[one],
+            ids=self.ids[one],
+            segments=None if self.segments is None else self.segments[one, :height, :width],
+            is_thing=self.is_thing[one],
+            sizes=None,
+        )
+
     @property
     def pixel_mask(self) -> Bool[Tensor, "batch 1 height width"] | None:
         """True for pixels of the pictures, False for padding; ``None`` where there is none."""

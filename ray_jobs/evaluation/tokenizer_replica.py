@@ -159,16 +159,7 @@ def without_padding(batch: ImageTextBatch, made: Reconstruction, image: int) -> 
         return values[one].unflatten(1, visual.grid)[:, : grid[0], : grid[1]].flatten(1, 2)
 
     return (
-        replace(
-            batch,
-            pixel_values=batch.pixel_values[one, :, :height, :width],
-            valid=batch.valid[one],
-            concepts=batch.concepts[one],
-            ids=batch.ids[one],
-            segments=None if batch.segments is None else batch.segments[one, :height, :width],
-            is_thing=batch.is_thing[one],
-            sizes=None,
-        ),
+        batch.alone(image),
         Reconstruction(
             pixels=made.pixels[one, :, :height, :width],
             tokens=replace(

@@ -200,10 +200,11 @@ class TrainConfig(Job):
         ranks = max(1, self.scaling.min_workers)
         if total % (micro * ranks):
             near = max(1, round(total / (micro * ranks))) * micro * ranks
+            fewer = f", or at most --set scaling.num_workers={total // micro}" if 1 <= total // micro < ranks else ""
             raise ConfigError(
                 f"train.global_batch_size={total} cannot be split into micro-batches of train.micro_batch_size={micro}"
                 f" on {ranks} worker(s): {total} / ({micro} × {ranks}) = {total / (micro * ranks):.3g}",
-                f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}",
+                f"use a multiple of {micro * ranks}, for example --set train.global_batch_size={near}{fewer}",
             )
 
     def _check_validation(self) -> None:

@@ -200,12 +200,28 @@ def _explanations(kind: type[BaseModel], error: ValidationError) -> list[str]:
     errors = error.errors()
     unknown = [e["loc"] for e in errors if e["type"] == "extra_forbidden"]
     below = [loc for loc in unknown for e in errors if e["type"] == "too_short" and loc[: len(e["loc"])] == e["loc"]]
-    return [_explain(kind, e) for e in errors if not (e["type"] == "too_short" and below)]
+    by_path: dict[str, list[str]] = {}
+    for e in errors:
+        if not (e["type"] == "too_short" and below):
+            path = ".".join(str(part) for part in e["loc"] if not _is_type_name(part))
+            by_path.setdefault(path, []).append(_explain(kind, e, path))
+    return [_alternatives(sentences) for sentences in by_path.values()]
 
 
-def _explain(kind: type[BaseModel], error: Any) -> str:
+def _is_type_name(part: str | int) -> bool:
+    """Whether a part of pydantic's path is no key but says which type of a union was tried, as ``tuple[int, int]``."""
+    return isinstance(part, str) and (part in ("int", "float", "str", "bool") or "[" in part)
+
+
+def _alternatives(sentences: Sequence[str]) -> str:
+    """One sentence of those about one key, which say what each type of a union would need."""
+    first, *others = dict.fromkeys(sentences)
+    beginning = first.partition(": ")[0]
+    return "; or ".join([first, *(sentence.removeprefix(f"{beginning}: ") for sentence in others)])
+
+
+def _explain(kind: type[BaseModel], error: Any, path: str) -> str:
     """One pydantic error as a sentence that names the key, the value and the remedy."""
-    path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         *parents, unknown = error["loc"]
         section = _section_at(kind, parents)
@@ -214,7 +230,8 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
         return f"{path} is required and missing"
     value = repr(error["input"])
     value = value if len(value) <= 100 else f"{value[:99]}…"
-    return f"{path}={value}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    message = error["msg"].replace("valid tuple", "valid list")  # YAML knows no tuples
+    return f"{path}={value}: {message[0].lower()}{message[1:]}"
 
 
 def _section_at(kind: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:

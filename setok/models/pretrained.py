@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ FORMAT = 1
 CONFIG, WEIGHTS, PREPROCESSOR, ENCODER = "config.json", "model.safetensors", "preprocessor_config.json", "encoder"
 
 
-def local_folder(path: str | Path) -> Path:
+def exported_folder(path: str | Path, *, what: str, remedy: str = "", files: Sequence[str] | None = None) -> Path:
     """The folder that a path or a hub id means; fetched from the hub where it is no folder.
+
+    Args:
+        what: what it should hold, for errors.
+        remedy: what else may help where a folder holds something else.
+        files: patterns of what is fetched; ``None`` for everything.
 
     Raises:
         CheckpointError: there is no such folder, and the hub has none or cannot be reached.
@@ -35,21 +40,34 @@ def local_folder(path: str | Path) -> Path:
         if (folder / CONFIG).is_file():
             return folder
         raise CheckpointError(
-            f"{folder} holds no {CONFIG}, so it is no exported tokenizer",
-            "give the folder that save_pretrained wrote; a training run becomes one with"
-            " setok.export.export_tokenizer(run, folder)",
+            f"{folder} holds no {CONFIG}, so it is no exported {what}",
+            f"give the folder that save_pretrained wrote{remedy}",
         )
     import huggingface_hub  # slow to import, and not needed for local folders
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = huggingface_hub.snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"])
+        found = huggingface_hub.snapshot_download(str(path), allow_patterns=None if files is None else list(files))
     except (OSError, ValueError, HFValidationError) as error:  # a network's and the hub's own errors are OSErrors
         raise CheckpointError(
             f"{str(path)!r} is no local folder, and could not be had from the hub: {error}",
             "check the name; without a network give the local path of a folder that save_pretrained wrote",
         ) from error
-    return local_folder(Path(found))
+    return exported_folder(Path(found), what=what, remedy=remedy, files=files)
+
+
+def local_folder(path: str | Path) -> Path:
+    """The folder of an exported tokenizer that a path or a hub id means.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return exported_folder(
+        path,
+        what="tokenizer",
+        remedy="; a training run becomes one with setok.export.export_tokenizer(run, folder)",
+        files=["*.json", "*.safetensors"],
+    )
 
 
 def write(folder: Path, config: TokenizerConfig, model: nn.Module, encoder_layer: int | None) -> None:
@@ -87,22 +105,12 @@ def read_config(folder: Path) -> TokenizerConfig:
     Raises:
         CheckpointError: it is of another kind or version.
     """
-    try:
-        stored: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export the tokenizer again") from error
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{folder / CONFIG} is no JSON object", "export the tokenizer again")
-    if stored.get("model_type") != "setok":
-        raise CheckpointError(
-            f"{folder} holds a model of type {stored.get('model_type')!r}, not 'setok'",
-            "give the folder of an exported tokenizer; a vision tower belongs in model.encoder.path of a run",
-        )
-    if stored.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG} has format {stored.get('format')!r}, and this version reads {FORMAT}",
-            "use the version of setok that wrote it",
-        )
+    stored = stored_config(
+        folder,
+        "setok",
+        FORMAT,
+        "give the folder of an exported tokenizer; a vision tower belongs in model.encoder.path of a run",
+    )
     try:
         described = stored["setok"]
         if described["encoder"]["kind"] != "vit":
@@ -112,6 +120,31 @@ def read_config(folder: Path) -> TokenizerConfig:
         raise CheckpointError(
             f"{folder / CONFIG} is not valid for this version: {error}", "use the version of setok that wrote it"
         ) from error
+
+
+def stored_config(folder: Path, model_type: str, version: int, remedy: str) -> dict[str, Any]:
+    """What ``config.json`` of an exported folder says, which must be of this type and version.
+
+    Args:
+        remedy: what to give instead of a folder of another type.
+
+    Raises:
+        CheckpointError: it is missing, no JSON object, or of another type or version.
+    """
+    file = folder / CONFIG
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}", "export the model again") from error
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{file} is no JSON object", "export the model again")
+    if (found := stored.get("model_type")) != model_type:
+        raise CheckpointError(f"{folder} holds a model of type {found!r}, not {model_type!r}", remedy)
+    if (found := stored.get("format")) != version:
+        raise CheckpointError(
+            f"{file} has format {found!r}, and this version reads {version}", "use the version of setok that wrote it"
+        )
+    return stored
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:

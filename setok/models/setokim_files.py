@@ -33,28 +33,12 @@ TOKENIZER, LANGUAGE_MODEL = "setok", "language_model"
 
 
 def local_folder(path: str | Path) -> Path:
-    """The folder that a path or a hub id means; fetched from the hub where it is no folder.
+    """The folder of an exported Setokim that a path or a hub id means.
 
     Raises:
-        CheckpointError: there is no such folder, and the hub has none or cannot be reached.
+        CheckpointError: there is none.
     """
-    folder = Path(path)
-    if folder.is_dir():
-        if (folder / CONFIG).is_file():
-            return folder
-        raise CheckpointError(
-            f"{folder} holds no {CONFIG}, so it is no exported Setokim", "give the folder that save_pretrained wrote"
-        )
-    import huggingface_hub  # slow to import, and not needed for local folders
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(str(path)))
-    except (OSError, ValueError, HFValidationError) as error:  # a network's and the hub's own errors are OSErrors
-        raise CheckpointError(
-            f"{str(path)!r} is no local folder, and could not be had from the hub: {error}",
-            "check the name; without a network give the local path of a folder that save_pretrained wrote",
-        ) from error
+    return tokenizer_files.exported_folder(path, what="Setokim")
 
 
 def write(folder: Path, model: Setokim) -> None:
@@ -94,22 +78,12 @@ def read_config(folder: Path) -> tuple[SetokimConfig, int]:
     Raises:
         CheckpointError: it is of another kind or version.
     """
-    try:
-        stored: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export the model again") from error
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{folder / CONFIG} is no JSON object", "export the model again")
-    if stored.get("model_type") != "setokim":
-        raise CheckpointError(
-            f"{folder} holds a model of type {stored.get('model_type')!r}, not 'setokim'",
-            "give the folder that Setokim.save_pretrained wrote; a tokenizer is loaded by SeTok.from_pretrained",
-        )
-    if stored.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG} has format {stored.get('format')!r}, and this version reads {FORMAT}",
-            "use the version of setok that wrote it",
-        )
+    stored = tokenizer_files.stored_config(
+        folder,
+        "setokim",
+        FORMAT,
+        "give the folder that Setokim.save_pretrained wrote; a tokenizer is loaded by SeTok.from_pretrained",
+    )
     described = stored["setokim"]
     try:
         own = {key: value for key, value in described["language_model"].items() if key not in SIZES}

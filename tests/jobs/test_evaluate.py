@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -32,11 +27,11 @@ from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.concepts import build_concept_encoder
 from setok.stages import TokenizerTask
 from tests.evaluations import Here, write_official_set
+from tests.killing import kill_in_the_middle
 from tests.setokim_runs import write_run
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SIZE, COUNT = 16, 10
-PATIENCE = 120
 
 
 def make_set(folder: Path, *, broken: int | None = None) -> Path:
@@ -155,7 +150,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, run_dir: Path) -> None:
 # ---------------------------------------------------------------- killed in the middle
 
 
-def test_killed_and_gone_on_with_three_replicas(tmp_path: Path, repo_root: Path) -> None:
+def test_killed_and_gone_on_with_three_replicas(tmp_path: Path) -> None:
     """Figures and files are those of one model that nobody disturbed, and what was answered is not asked again."""
     (tmp_path / "set").mkdir()
     data = write_official_set(tmp_path / "set")
@@ -163,9 +158,10 @@ def test_killed_and_gone_on_with_three_replicas(tmp_path: Path, repo_root: Path)
     more = {"tasks": ["all"], "batch_size": 1, "max_new_tokens": 3, "num_threads": 1}
     config = config_of(tmp_path / "killed", run, data, **more)
     (tmp_path / "job.yaml").write_text(dump_config(config))
-    kill_in_the_middle(tmp_path / "job.yaml", config.run_dir / SAMPLES, repo_root)
+    samples = config.run_dir / SAMPLES
+    kill_in_the_middle("evaluate", tmp_path / "job.yaml", once=lambda: sum(lines_of(samples).values()) >= 3)
     assert not (config.run_dir / files.METRICS).exists()
-    before = lines_of(config.run_dir / SAMPLES)
+    before = lines_of(samples)
     seen: dict[str, int] = {}
 
     def look(self: Journal) -> None:
@@ -192,23 +188,3 @@ def test_killed_and_gone_on_with_three_replicas(tmp_path: Path, repo_root: Path)
 def lines_of(folder: Path) -> dict[str, int]:
     """How many samples every replica has written."""
     return {path.name: path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl")}
-
-
-def kill_in_the_middle(config_file: Path, samples: Path, repo_root: Path) -> None:
-    """Start the job, and kill its driver once some answers are there; its Ray must be gone too when this returns."""
-    environment = os.environ | {"PYTHONPATH": str(repo_root), "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "ray_jobs.evaluate", "--config", str(config_file)]
-    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + PATIENCE
-    while sum(lines_of(samples).values()) < 3:
-        assert driver.poll() is None, "the evaluation ended before it could be killed"
-        assert time.monotonic() < give_up, "nothing was answered in time"
-        time.sleep(0.02)
-    family = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
-    driver.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=20)

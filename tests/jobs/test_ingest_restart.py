@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -18,9 +13,9 @@ from ray_jobs.ingest import ingest
 from ray_jobs.ingesting.journal import JOURNAL, Entry
 from setok.config import IngestConfig, build
 from setok.data.schema import MANIFEST
+from tests.killing import kill_in_the_middle
 
 NUM_PICTURES, ROWS = 160, 4
-PATIENCE = 120
 
 
 @pytest.fixture
@@ -35,34 +30,14 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def kill_in_the_middle(config_file: Path, output: Path, repo_root: Path) -> None:
-    """Start the job, and kill its driver once some parts are done; its Ray must be gone too when this returns."""
-    environment = os.environ | {"PYTHONPATH": str(repo_root), "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "ray_jobs.ingest", "--config", str(config_file)]
-    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + PATIENCE
-    while len(list((output / JOURNAL).glob("part-*.json"))) < 3:
-        assert driver.poll() is None, "the ingest ended before it could be killed"
-        assert time.monotonic() < give_up, "no part was done in time"
-        time.sleep(0.02)
-    family = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
-    driver.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=20)
-
-
 @pytest.mark.usefixtures("ray_local")
-def test_killed_and_started_again(pictures: Path, tmp_path: Path, repo_root: Path) -> None:
+def test_killed_and_started_again(pictures: Path, tmp_path: Path) -> None:
     source = {"kind": "folder", "path": str(pictures)}
     tree = {"job": "ingest", "name": "t", "sources": [source], "rows_per_shard": ROWS, "duplicates": "drop"}
     output = tmp_path / "out"
     config_file = tmp_path / "job.yaml"
     config_file.write_text(yaml.safe_dump(tree | {"output": str(output)}))
-    kill_in_the_middle(config_file, output, repo_root)
+    kill_in_the_middle("ingest", config_file, once=lambda: len(list((output / JOURNAL).glob("part-*.json"))) >= 3)
 
     assert not (output / MANIFEST).exists()
     entries = [Entry.from_json(path.read_bytes()) for path in (output / JOURNAL).glob("part-*.json")]

@@ -182,6 +182,12 @@ def test_the_workers_that_came_are_nothing_to_be_written() -> None:
         ({"num_workers": [3, 1]}, r"num_workers=\[3, 1\] is no range", "[1, 4]"),
         ({"num_workers": [0, 2]}, r"num_workers=\[0, 2\] is no range", "at least 1"),
         ({"num_workers": -1}, r"num_workers=-1 is below 0", "range [min, max]"),
+        (
+            {"num_workers": 2.5},
+            r"^scaling\.num_workers=2\.5: input .* integer.*; or input should be a valid list\n",
+            "",
+        ),
+        ({"num_workers": 50}, r"cannot be split", "=100, or at most --set scaling.num_workers=8"),
         ({"num_workers": [2, 9]}, r"gives 8 micro-batches .*up to 9", "scaling.num_workers=[2, 8]"),
     ],
 )

@@ -37,23 +37,6 @@ def padded(batch: ImageTextBatch, sizes: list[tuple[int, int]], filling: int = 0
     return replace(batch, pixel_values=pixels, sizes=torch.tensor(sizes))
 
 
-def alone(batch: ImageTextBatch, image: int) -> ImageTextBatch:
-    """One picture in its own shape."""
-    assert batch.sizes is not None
-    height, width = batch.sizes[image].tolist()
-    one = slice(image, image + 1)
-    return replace(
-        batch,
-        pixel_values=batch.pixel_values[one, :, :height, :width],
-        valid=batch.valid[one],
-        concepts=batch.concepts[one],
-        ids=batch.ids[one],
-        segments=None if batch.segments is None else batch.segments[one, :height, :width],
-        is_thing=batch.is_thing[one],
-        sizes=None,
-    )
-
-
 def config_of(tmp_path: Path, encoder: str, **changes: object) -> TrainConfig:
     base = tiny().model.model_dump()
     if encoder == "naflex":
@@ -75,7 +58,7 @@ def test_tokens_and_pixels_are_those_of_the_picture_alone(tmp_path: Path, encode
         together = model.tokenize(batch.pixel_values, sizes=batch.sizes)
         painted = model.detokenize(together.tokens, together.mask, (32, 32), sizes=batch.sizes)
         for image, (height, width) in enumerate(SIZES):
-            one = alone(batch, image).pixel_values
+            one = batch.alone(image).pixel_values
             visual = model.tokenize(one)
             count = int(visual.counts[0])
             assert int(together.counts[image]) == count
@@ -132,7 +115,7 @@ def test_losses_and_gradients_are_those_of_the_pictures_alone(tmp_path: Path, en
     config = config_of(tmp_path, encoder, loss=loss)
     batch = padded(batch_of(pictures(4)), SIZES, filling=90)
     whole = losses_and_gradients(config, [batch], adversarial=False)
-    parts = losses_and_gradients(config, [alone(batch, i) for i in range(4)], adversarial=False)
+    parts = losses_and_gradients(config, [batch.alone(i) for i in range(4)], adversarial=False)
     for name, value in whole[0][0].parts.items():
         torch.testing.assert_close(value, sum(p.parts[name] for p in parts[0]), atol=1e-5, rtol=1e-4, msg=name)
     assert whole[1].keys() == parts[1].keys() and len(whole[1]) > 20
@@ -184,7 +167,7 @@ def test_lpips_is_a_mean_over_the_picture(tmp_path: Path) -> None:
     model.perceptual, model.loss = Perceptual(weights), model.loss.model_copy(update={"perceptual": 1.0})
     batch = padded(batch_of(pictures(2, size=64)), [(32, 64), (64, 64)])
     found = model(batch, stage.prepare([batch], step=0)[0]).parts["perceptual"]
-    singles = [alone(batch, i) for i in range(2)]
+    singles = [batch.alone(i) for i in range(2)]
     apart = [model(b, c).parts["perceptual"] for b, c in zip(singles, stage.prepare(singles, step=0), strict=True)]
     assert found.item() == pytest.approx(sum(apart).item(), rel=0.25)
 
@@ -213,7 +196,7 @@ def test_figures_are_those_of_the_picture_alone(tmp_path: Path) -> None:
         for image, (height, width) in enumerate(SIZES):
             made = Reconstruction(pixels=pixels, tokens=visual, concept_scores=None)
             cut, its = without_padding(batch, made, image)
-            one = alone(batch, image)
+            one = batch.alone(image)
             own = model.tokenize(one.pixel_values)
             painted = model.detokenize(own.tokens, own.mask, (height, width)).clamp(0, 1)
             found, expected = scoring.score_images(cut, its.pixels, its.tokens), scoring.score_images(one, painted, own)
