@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from ray_jobs.manifests import commands, controller, dockerfile, house, launcher, pods, schemas
+from ray_jobs.manifests import commands, controller, dockerfile, house, launcher, pods, schemas, start
 from ray_jobs.manifests.problems import Problem, join, schema_problems, strings
 from ray_jobs.manifests.reading import Document, read_documents
-from setok.errors import ConfigError
+from setok.errors import ConfigError, did_you_mean
 
 UNFILLED = "change-me"
 """What stands in shipped files where every user has something else."""
@@ -101,6 +101,7 @@ def check_document(document: Document, *, root: Path, crds: Path | None) -> Iter
     yield from commands.problems(commands.in_tree(tree), root=root)
     if document.kind == "launcher":
         yield from launcher.problems(tree)
+        yield from start.problems(tree)
     elif document.kind == "serve":
         yield from pods.serve_problems(tree)
     elif document.kind == "kubernetes":
@@ -109,6 +110,8 @@ def check_document(document: Document, *, root: Path, crds: Path | None) -> Iter
 
 def _kubernetes(document: Document, root: Path, crds: Path | None) -> Iterator[Problem]:
     tree, kind = document.tree, document.kubernetes_kind
+    if not kind:
+        yield Problem("kind", "there is no kind, so nobody knows what it is", did_you_mean("kind", tree))
     version = _API_VERSIONS.get(kind)
     if version is not None and tree.get("apiVersion") != version:
         yield Problem("apiVersion", f"{tree.get('apiVersion')!r} has no {kind}", f"apiVersion: {version}")
@@ -120,6 +123,7 @@ def _kubernetes(document: Document, root: Path, crds: Path | None) -> Iterator[P
     if kind in ("RayCluster", "RayJob", "RayService"):
         yield from controller.problems(tree)
         yield from pods.problems(tree, root=root)
+        yield from start.problems(tree)
     served = (tree.get("spec") or {}).get("serveConfigV2")
     if isinstance(served, str):
         at = "spec.serveConfigV2"

@@ -60,6 +60,12 @@ def pod_of(group: dict[str, Any]) -> dict[str, Any]:
     return (group.get("template") or {}).get("spec") or {}
 
 
+def container_of(pod: dict[str, Any]) -> dict[str, Any]:
+    """The container that runs Ray, which is the first one."""
+    containers: list[dict[str, Any]] = pod.get("containers") or [{}]
+    return containers[0]
+
+
 def _name(kind: str, tree: dict[str, Any]) -> Iterator[Problem]:  # ValidateRay*Metadata
     name = str((tree.get("metadata") or {}).get("name", ""))
     most = LONGEST_NAME.get(kind)
@@ -78,7 +84,7 @@ def _name(kind: str, tree: dict[str, Any]) -> Iterator[Problem]:  # ValidateRay*
 def _cluster(cluster: dict[str, Any], at: str) -> Iterator[Problem]:  # ValidateRayClusterSpec
     scales = bool(cluster.get("enableInTreeAutoscaling"))
     version = (cluster.get("autoscalerOptions") or {}).get("version")
-    head = next(iter(pod_of(cluster.get("headGroupSpec") or {}).get("containers") or []), {})
+    head = container_of(pod_of(cluster.get("headGroupSpec") or {}))
     head_env = {entry.get("name"): entry.get("value") for entry in head.get("env") or []}
     if "RAY_enable_autoscaler_v2" in head_env and (version or not scales):
         yield Problem(

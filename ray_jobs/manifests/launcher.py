@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.manifests import house, schemas
@@ -12,12 +14,16 @@ from ray_jobs.manifests.problems import Problem, explain, join, schema_problems,
 from setok.config import ScalingConfig
 from setok.errors import did_you_mean
 
+_PROVIDER_KEYS = {"coordinator_address", "aws_credentials", "key_pair"}
+"""Those that Ray's code reads and its schema does not tell."""
+_NEEDED = {"aws": ("region",), "gcp": ("region", "availability_zone", "project_id")}
 _RAY_PORTS = {6379: "GCS", 8265: "the dashboard and its Jobs API", 10001: "the client server"}
 
 
 def problems(tree: dict[str, Any]) -> Iterator[Problem]:
     """All that is wrong with a launcher file."""
     yield from _by_ray(tree)
+    yield from _provider(tree)
     types = tree.get("available_node_types")
     for name, node in types.items() if isinstance(types, dict) else ():
         if isinstance(node, dict):
@@ -32,11 +38,25 @@ def not_checked(tree: dict[str, Any]) -> Iterator[str]:
     """What cannot be looked at because the cloud's client is not installed."""
     cloud = _cloud(tree)
     if (cloud == "aws" and schemas.of_aws_instance() is None) or (cloud == "gcp" and schemas.of_gcp_instance() is None):
-        yield f"node_config: the client of {cloud} is missing (pip install 'setok[cluster]')"
+        yield f"node_config: the client of {cloud} is missing (pip install -c constraints.txt '.[cluster]')"
 
 
 def _cloud(tree: dict[str, Any]) -> str:
     return str((tree.get("provider") or {}).get("type", ""))
+
+
+def _provider(tree: dict[str, Any]) -> Iterator[Problem]:
+    """Keys of ``provider``, of which Ray's schema tells names and lets others pass."""
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text("utf-8"))
+    provider, known = tree.get("provider") or {}, {*schema["properties"]["provider"]["properties"], *_PROVIDER_KEYS}
+    for key in provider:
+        if key not in known:
+            yield Problem(join("provider", key), f"unknown key {key!r}", did_you_mean(str(key), known))
+    for key in _NEEDED.get(_cloud(tree), ()):
+        if not provider.get(key):
+            yield Problem("provider", f"{key} is required for {_cloud(tree)} and missing", "add it")
 
 
 def _by_ray(tree: dict[str, Any]) -> Iterator[Problem]:

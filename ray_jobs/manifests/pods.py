@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ray_jobs.manifests import commands, house, schemas
-from ray_jobs.manifests.controller import clusters, groups, pod_of
+from ray_jobs.manifests.controller import clusters, container_of, groups, pod_of
 from ray_jobs.manifests.problems import Problem, join, shown, unknown_keys
 from setok.config import IngestConfig, Job, PipelineConfig, ScalingConfig, ServeConfig, TrainConfig, load_config
 from setok.errors import SetokError
@@ -97,7 +97,7 @@ def serve_problems(tree: Any, at: str = "") -> Iterator[Problem]:
 
 
 def _pod(pod: dict[str, Any], at: str, name: str, needs: float) -> Iterator[Problem]:
-    container = next(iter(pod.get("containers") or []), {})
+    container = container_of(pod)
     environment = {entry.get("name"): entry.get("value") for entry in container.get("env") or []}
     drain = float(environment.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or RAYS_DRAIN_SECONDS)
     if drain < needs:
@@ -119,6 +119,9 @@ def _pod(pod: dict[str, Any], at: str, name: str, needs: float) -> Iterator[Prob
     gpus = _amount((resources.get("limits") or {}).get("nvidia.com/gpu", 0))
     if gpus and house.variant_of(str(container.get("image"))) == "cpu":
         yield Problem(join(at, "containers.0.image"), f"group {name} has GPUs and the image without CUDA", "…-gpu")
+    if not gpus and house.variant_of(str(container.get("image"))) == "gpu":
+        yield Problem(join(at, "containers.0.resources"), f"group {name} has the image for GPUs, and asks for none",
+                      "limits and requests: {nvidia.com/gpu: …}, or the image …-cpu")  # fmt: skip
     secure = {**(pod.get("securityContext") or {}), **(container.get("securityContext") or {})}
     if secure.get("runAsNonRoot") is not True:
         yield Problem(join(at, "securityContext.runAsNonRoot"), f"group {name} may run as root", "runAsNonRoot: true")
@@ -158,7 +161,7 @@ def _room(path: str, job: Job, cluster: dict[str, Any]) -> Iterator[Problem]:
         return
     has = {"GPU": 0.0, "CPU": 0.0}
     for group in cluster.get("workerGroupSpecs") or []:
-        limits = (next(iter(pod_of(group).get("containers") or []), {}).get("resources") or {}).get("limits") or {}
+        limits = (container_of(pod_of(group)).get("resources") or {}).get("limits") or {}
         for kind, key in (("GPU", "nvidia.com/gpu"), ("CPU", "cpu")):
             has[kind] += group.get("maxReplicas", 0) * _amount(limits.get(key, 0))
     for kind, amount in asked.items():
@@ -171,7 +174,7 @@ def _storage(path: str, job: Job, cluster: dict[str, Any]) -> Iterator[Problem]:
     """Whether what has to outlive pods, or to be seen by several, lies where that is so."""
     pod = pod_of(cluster.get("headGroupSpec") or {})
     lasting = {v.get("name") for v in pod.get("volumes") or [] if "persistentVolumeClaim" in v or "nfs" in v}
-    container = next(iter(pod.get("containers") or []), {})
+    container = container_of(pod)
     mounts = [m.get("mountPath") for m in container.get("volumeMounts") or [] if m.get("name") in lasting]
     for key, place in _places(job):
         if place and not _REMOTE.match(place) and not _is_below(place, mounts):

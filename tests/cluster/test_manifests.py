@@ -11,6 +11,8 @@ import yaml
 
 from ray_jobs.manifests import check_files, house, schemas
 from ray_jobs.manifests.__main__ import main
+from ray_jobs.manifests.checking import check_document
+from ray_jobs.manifests.reading import Document, kind_of
 from setok.errors import ConfigError
 from tests.cluster.conftest import Mistyped
 
@@ -60,6 +62,8 @@ def test_jobs_are_tried_again_under_the_same_name(repo_root: Path) -> None:
 
 LAUNCHER = [
     # file, text, slip; then what the path, the message and the remedy say
+    ("aws.yaml", "--num-cpus=0", "--num-cpus=0 --dashbord-host=::1", "head_start_ray_commands.1", "no flag --dashbord-host",
+     "'--dashboard-host'"),
     ("aws.yaml", "max_workers: 12", "max_worker: 12", "max_worker", "unknown key 'max_worker'", "'max_workers'"),
     ("aws.yaml", "max_workers: 12", "max_workers: twelve", "max_workers", "'twelve' has the wrong type", "integer"),
     ("aws.yaml", "head_node_type: head", "head_node_type: boss", "", "`head_node_type` must be one of", "cluster/"),
@@ -67,6 +71,8 @@ LAUNCHER = [
     ("aws.yaml", "    min_workers: 0\n    max_workers: 4", "    min_workers: 5\n    max_workers: 4", "cpu-data.min_workers",
      "min_workers=5 is above max_workers=4", "max_workers: 5"),
     ("aws.yaml", "min_workers: 0", "min_workers: 99", "", "smaller than the sum of `min_workers`", "cluster/"),
+    ("aws.yaml", "  region:", "  regoin:", "provider.regoin", "unknown key 'regoin'", "'region'"),
+    ("gcp.yaml", "  project_id: change-me\n", "", "provider", "project_id is required for gcp", "add it"),
     ("aws.yaml", "ssh_user", "ssh_usr", "auth.ssh_usr", "unknown key", "'ssh_user'"),
     ("aws.yaml", "VolumeType: gp3", "VolumeTyp: gp3", "BlockDeviceMappings", "VolumeTyp", "RunInstances"),
     ("aws.yaml", "VolumeSize: 200", "VolumeSize: big", "VolumeSize", "Invalid type", "RunInstances"),
@@ -144,6 +150,11 @@ KUBERAY = [
     ("raycluster", "rayStartParams: {}", 'rayStartParams: {labels: "a=b"}', "rayStartParams.labels", "not taken", "labels"),
     ("raycluster", 'rayStartParams: {num-cpus: "0"}', 'rayStartParams: {num-cpus: "0"}\n    resources: {CPU: "0"}',
      "headGroupSpec.resources", "and in rayStartParams", "one of the two"),
+    ("raycluster", "rayStartParams: {}", "rayStartParams: {blok: 'true'}", "workerGroupSpecs.0.rayStartParams.blok",
+     "ray start has no flag --blok", "'--block'"),
+    ("raycluster", 'requests: {cpu: "44", memory: 160Gi, nvidia.com/gpu: "4"}\n                limits: {cpu: "44", memory: 160Gi,'
+     ' nvidia.com/gpu: "4"}', 'requests: &x {cpu: "44", memory: 160Gi, nvidia.com/gpus: "4"}\n                limits: *x',
+     "containers.0.resources", "asks for none", "nvidia.com/gpu"),
     ("raycluster", 'rayStartParams: {num-cpus: "0"}', "rayStartParams: {}", "num-cpus", "placed on the head", '"0"'),
     ("raycluster", "{mode: token}", "{mode: disabled}", "authOptions.mode", "without a token", "mode: token"),
     ("raycluster", 'rayVersion: "2.60.0"', 'rayVersion: "2.61.0"', "spec.rayVersion", "the pin is 2.60.0", "2.60.0"),
@@ -247,6 +258,50 @@ def expect(problems: list[Any], file: str, path: str, what: str, remedy: str) ->
     assert any(p.file.endswith(file) and path in p.path and what in p.what and remedy in p.remedy for p in problems), (
         told
     )
+
+
+FREE = {"matchLabels", "limits", "requests", "metadata", "run_options", "resources", "drop", "file_mounts", "set"}
+"""Mappings whose keys are the user's; ``limits`` and ``resources`` have a case above, and ``set`` is told by the job's config."""
+
+
+def misspelt(tree: Any, path: tuple[object, ...] = ()) -> Any:
+    """Copies of a tree in each of which one key has a letter too many."""
+    for key, value in (
+        list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
+    ):
+        if isinstance(tree, dict) and not FREE & {*path}:
+            yield (*path, key), {f"{k}x" if k == key else k: v for k, v in tree.items()}
+        for where, changed in misspelt(value, (*path, key)):
+            copy = dict(tree) if isinstance(tree, dict) else list(tree)
+            copy[key] = changed
+            yield where, copy
+
+
+@pytest.mark.parametrize(
+    "name", ["aws.yaml", "gcp.yaml", "onprem.yaml", "kuberay/rayjob-tokenizer.yaml", "kuberay/rayservice.yaml"]
+)
+def test_no_key_may_be_misspelt(name: str, repo_root: Path, crds: Path | None) -> None:
+    """Whichever key, however deep."""
+    if crds is None and name.startswith("kuberay"):
+        pytest.skip("no CRDs of KubeRay beside the repository")
+    tree = load(repo_root, name)
+    if "rayClusterSpec" in tree.get("spec", ()):
+        del tree["spec"]["rayClusterSpec"]["workerGroupSpecs"][
+            2:
+        ]  # the last group says nothing that is not said before
+    assert not any(check_document(Document(kind_of(tree), tree), root=repo_root, crds=crds))
+    node_types = {str(key) for key in tree.get("available_node_types", ())}
+    missed, tried = [], set()
+    for path, changed in misspelt(tree):
+        place = tuple(part for part in path if isinstance(part, str) and part not in node_types)
+        if path[-1] in node_types or place in tried:  # names that the user gives; the same key in another group
+            continue
+        tried.add(place)
+        document = Document(kind_of(changed), changed)
+        if not any(check_document(document, root=repo_root, crds=crds)):
+            missed.append(".".join(map(str, path)))
+    assert len(tried) >= 20
+    assert not missed, missed
 
 
 # ---------------------------------------------------------------- texts, images, the command
