@@ -100,10 +100,10 @@ def check_document(document: Document, *, root: Path, crds: Path | None) -> Iter
     yield from house.environment_problems(tree)
     yield from commands.problems(commands.in_tree(tree), root=root)
     if document.kind == "launcher":
-        yield from launcher.problems(tree)
-        yield from start.problems(tree)
+        yield from _applied(launcher.problems(tree))
+        yield from _applied(start.problems(tree))
     elif document.kind == "serve":
-        yield from pods.serve_problems(tree)
+        yield from _applied(pods.serve_problems(tree))
     elif document.kind == "kubernetes":
         yield from _kubernetes(document, root, crds)
 
@@ -121,16 +121,21 @@ def _kubernetes(document: Document, root: Path, crds: Path | None) -> Iterator[P
     if any("wrong type" in problem.what for problem in wrong):
         return  # the rules below would stumble over it
     if kind in ("RayCluster", "RayJob", "RayService"):
-        yield from controller.problems(tree)
-        yield from pods.problems(tree, root=root)
-        yield from start.problems(tree)
-    served = (tree.get("spec") or {}).get("serveConfigV2")
-    if isinstance(served, str):
-        at = "spec.serveConfigV2"
-        try:
-            yield from pods.serve_problems(yaml.safe_load(served), at)
-        except yaml.YAMLError as error:
-            yield Problem(at, f"it is no YAML: {error}", "check it")
+        yield from _applied(controller.problems(tree))
+        yield from _applied(pods.problems(tree, root=root))
+        yield from _applied(start.problems(tree))
+
+
+def _applied(found: Iterator[Problem]) -> Iterator[Problem]:
+    """What rules find. Where one stumbles over a value of another kind than it expects, that is a problem too."""
+    try:
+        yield from found
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        yield Problem(
+            "",
+            f"some value is a text, number, list or mapping where another of these belongs: {error}",
+            "compare it with the file of cluster/; of Kubernetes objects --crds tells the place",
+        )
 
 
 def _whole_file(file: Path, root: Path) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from setok.config import IngestConfig, Job, PipelineConfig, ScalingConfig, Serve
 from setok.errors import SetokError
 
 RAYS_DRAIN_SECONDS = 30.0
+_SERVED = "spec.serveConfigV2"
 _REMOTE = re.compile(r"^(s3|gs|gcs|abfss?|hdfs)://")
 
 
@@ -44,6 +45,11 @@ def problems(tree: dict[str, Any], *, root: Path) -> Iterator[Problem]:
             yield from _room(path, job, cluster)
             yield from _storage(path, job, cluster)
     yield from _job(tree)
+    if tree.get("kind") == "RayService":
+        try:
+            yield from serve_problems(yaml.safe_load(_served(tree)), _SERVED)
+        except yaml.YAMLError as error:
+            yield Problem(_SERVED, f"it is no YAML: {error}", "check it at that place")
 
 
 def _jobs(tree: dict[str, Any], root: Path) -> Iterator[tuple[str, Job]]:
@@ -55,11 +61,18 @@ def _jobs(tree: dict[str, Any], root: Path) -> Iterator[tuple[str, Job]]:
             continue
         if config is not None:
             yield command.path, config
-    served = (tree.get("spec") or {}).get("serveConfigV2")
-    if isinstance(served, str):
-        for path, config, _ in serve_configs(yaml.safe_load(served), "spec.serveConfigV2"):
-            if config is not None:
-                yield path, config
+    try:
+        served = yaml.safe_load(_served(tree))
+    except yaml.YAMLError:
+        return
+    for path, config, _ in serve_configs(served, _SERVED):
+        if config is not None:
+            yield path, config
+
+
+def _served(tree: dict[str, Any]) -> str:
+    """The text of a RayService's config of Ray Serve."""
+    return str((tree.get("spec") or {}).get("serveConfigV2") or "")
 
 
 def serve_configs(tree: Any, at: str = "") -> Iterator[tuple[str, ServeConfig | None, SetokError | None]]:

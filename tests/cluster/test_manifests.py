@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ray_jobs.manifests import check_files, house, schemas
 from ray_jobs.manifests.__main__ import main
@@ -196,6 +198,7 @@ KUBERAY = [
     ("rayservice", "replicas.max: 4", "replicas.maxx: 4", "serveConfigV2.applications.0.args",
      "'replicas.maxx': did you mean 'max'", "--print-config"),
     ("rayservice", "replicas.max: 4", "replicas.max: 40", "serveConfigV2", "40 GPUs", "maxReplicas"),
+    ("rayservice", "    proxy_location: EveryNode", "    proxy_location: [", "spec.serveConfigV2", "it is no YAML", "check it"),
     ("rayservice", "route_prefix: /", "route_prefx: /", "serveConfigV2.applications.0.route_prefx", "unknown key",
      "'route_prefix'"),
     ("rayservice", "proxy_location: EveryNode", "proxy_location: Everywhere", "serveConfigV2.proxy_location", "Everywhere",
@@ -302,6 +305,25 @@ def test_no_key_may_be_misspelt(name: str, repo_root: Path, crds: Path | None) -
             missed.append(".".join(map(str, path)))
     assert len(tried) >= 20
     assert not missed, missed
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_value_of_another_kind_ends_in_a_problem_and_not_in_a_traceback(data: st.DataObject, repo_root: Path) -> None:
+    """Without the CRDs too, whose schema would keep most of it from the rules."""
+    name = data.draw(
+        st.sampled_from(["aws.yaml", "onprem.yaml", "serve.yaml", "kuberay/rayservice.yaml", "kuberay/raycluster.yaml"])
+    )
+    tree = load(repo_root, name)
+    node = tree
+    while True:
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if not node[key] or not isinstance(node[key], (dict, list)) or data.draw(st.booleans()):
+            break
+        node = node[key]
+    node[key] = data.draw(st.sampled_from([None, 3, "x", [], {}, ["x"], {"a": 1}]))
+    for problem in check_document(Document(kind_of(tree), tree), root=repo_root, crds=None):
+        assert problem.what and problem.remedy
 
 
 # ---------------------------------------------------------------- texts, images, the command
