@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -81,8 +82,7 @@ def serve_configs(tree: Any, at: str = "") -> Iterator[tuple[str, ServeConfig | 
         if application.get("import_path") != "ray_jobs.serve:build":
             continue
         path, arguments = join(at, "applications", number, "args"), application.get("args") or {}
-        changes = [f"{key}={yaml.safe_dump(value, default_flow_style=True).removesuffix(chr(10)).removesuffix('...').strip()}"
-                   for key, value in (arguments.get("set") or {}).items()]  # fmt: skip
+        changes = [f"{key}={json.dumps(value)}" for key, value in (arguments.get("set") or {}).items()]
         try:
             yield path, load_config(ServeConfig, arguments.get("config", "serve"), changes), None
         except SetokError as error:
