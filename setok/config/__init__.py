@@ -84,6 +84,7 @@ from setok.config.training import (
     WandbConfig,
 )
 from setok.config.tune import (
+    THEN,
     Dimension,
     HalvingConfig,
     Objective,
@@ -92,6 +93,7 @@ from setok.config.tune import (
 
 __all__ = [
     "JOBS",
+    "THEN",
     "AccessConfig",
     "AugmentConfig",
     "BatchingConfig",
