@@ -62,24 +62,22 @@ def _run_here(config: ServeConfig, keys: ApiKeys) -> None:
 
     configure_opencv(num_threads=1)
     model = ModelProcess(config)
-    _say_where(config)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(model, config, keys),
-            host=config.server.host,
-            port=config.server.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(config.server.drain_s),
-        )
-    )
-    model.on_lost = lambda: setattr(server, "should_exit", True)
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # uvicorn takes them meanwhile, and raises them again when it has ended
-        signal.signal(number, lambda *_: None)
     try:
+        _say_where(config)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(model, config, keys),
+                host=config.server.host,
+                port=config.server.port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=int(config.server.drain_s),
+            )
+        )
+        model.on_lost = lambda: setattr(server, "should_exit", True)
+        server.should_exit = model.exitcode is not None
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them, and raises them again when it has ended
+            signal.signal(number, lambda *_: None)
         server.run()
         if model.exitcode is not None:
             raise SetokError(

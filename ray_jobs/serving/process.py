@@ -50,7 +50,11 @@ class ModelProcess:
         self._ended, self._stopping = False, False
         self.on_lost: Callable[[], None] = lambda: None
         """Is called, in another thread, when the process has ended unasked."""
-        self._card = self._wait_until_ready()
+        try:
+            self._card = self._wait_until_ready()
+        except BaseException:  # Ctrl-C too: otherwise Python waits for the process before it ends
+            self._process.kill()
+            raise
         self._outbox = _Outbox(self._connection)
         threading.Thread(target=self._receive, name="model-events", daemon=True).start()
 
@@ -59,7 +63,10 @@ class ModelProcess:
             first = _receive_from(self._connection)
         except EOFError:
             self._process.join()
-            raise SetokError(f"the model's process ended with exit code {self._process.exitcode}") from None
+            raise SetokError(
+                f"the model's process ended with exit code {self._process.exitcode}",
+                "its message is above; -9 is what the system does where memory runs out",
+            ) from None
         if isinstance(first, Failed):
             self._process.join()
             raise first.error
