@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = _parts(config)
 
     from ray_jobs.planning.cluster import running_cluster  # with torch, which a wrong config need not wait for
+    from ray_jobs.planning.samples import RealBatches
     from ray_jobs.planning.table import as_json, show, show_serving
     from setok.planning import (
         Traces,
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     told: list[dict[str, Any]] = []
     for job in jobs:
         if isinstance(job, TrainConfig):
-            traces = Traces()
+            traces = Traces(RealBatches())
             plan = estimate(job, cluster, hardware, traces)
             suggestion = None if plan.fits else suggest(job, cluster, hardware, traces)
             told.append(as_json(plan, suggestion))

@@ -37,7 +37,7 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
         table.add_row("", f"of it {size(plan.object_store_bytes)} of data under way in shared memory")
     table.add_row(
         "step",
-        f"{_seconds(speed.step_s)}: computing {_seconds(speed.compute_s)} ({speed.flops / 1e12:,.3g} TFLOP), communication"
+        f"{_seconds(speed.step_s)}: computing {_seconds(speed.compute_s)} ({_figure(speed.flops / 1e12)} TFLOP), communication"
         f" {_seconds(speed.communication_s)}, decoding {_seconds(speed.data_s)}",
     )
     keeping = f"{speed.images_per_s:,.0f} images/s; {_figure(speed.decode_cores)} decoding cores keep up"
@@ -72,6 +72,12 @@ def _verdict(console: Console, plan: Estimate, suggestion: Suggestion | None) ->
             console.print(f"{idle} GPU(s) would be idle: --set scaling.num_workers={plan.cluster.gpus}")
         return
     console.print("[bold red]It does not fit.[/bold red]")
+    if plan.config.scaling.use_gpu and not plan.cluster.gpus:
+        console.print(
+            "The run is for GPUs, and there are none here: --nodes plans it for a cluster (python -m ray_jobs.plan), or"
+            " --set scaling.use_gpu=false"
+        )
+        return
     if suggestion is None:
         console.print(
             "No change of checkpointing, ZeRO, micro-batch or number of nodes makes it fit: a smaller model would."
@@ -134,7 +140,7 @@ def _count(value: int) -> str:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.1f}"
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _seconds(value: float) -> str:

@@ -17,6 +17,7 @@ def dry_run(config: TrainConfig) -> None:
     """
     from rich.table import Table
 
+    from ray_jobs.planning.samples import RealBatches
     from ray_jobs.planning.table import show
     from setok.planning import Traces, describe, estimate, load_hardware, suggest, this_machine
 
@@ -41,7 +42,7 @@ def dry_run(config: TrainConfig) -> None:
         console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
     if config.validation is not None:
         console().print("Evaluated beside it: " + _epochs(config.validation.data, None))
-    cluster, hardware, traces = this_machine(), load_hardware(), Traces()
+    cluster, hardware, traces = this_machine(), load_hardware(), Traces(RealBatches())
     plan = estimate(config, cluster, hardware, traces)
     show(console(), plan, hardware, None if plan.fits else suggest(config, cluster, hardware, traces))
 

@@ -22,6 +22,8 @@ class Samples:
     """Words around a picture, in tokens: the question and the answer, or the caption."""
     concepts: int = 4
     """Concepts of a picture that no other picture of the global batch has."""
+    regions: int = 4
+    """Regions that a row points at, in the stage ``instruct``."""
 
 
 def image_batch(config: TrainConfig, samples: Samples, concept_width: int) -> tuple[ImageTextBatch, StepContext]:
@@ -49,7 +51,8 @@ def image_batch(config: TrainConfig, samples: Samples, concept_width: int) -> tu
 def sequence_batch(config: TrainConfig, samples: Samples, ids: tuple[int, int, int]) -> SequenceBatch:
     """A micro-batch of packed rows: samples of a picture with text, read or drawn, until a row is full.
 
-    Pictures have all the tokens that they may have. In the stage ``instruct`` every row points at one region.
+    Pictures have all the tokens that they may have. In the stage ``instruct`` a row points at regions of
+    the first of its pictures that is read.
 
     Args:
         ids: of ``[Img]``, ``[/Img]`` and ``[Seg]``.
@@ -59,7 +62,9 @@ def sequence_batch(config: TrainConfig, samples: Samples, ids: tuple[int, int, i
     columns = torch.tensor([places for places, _ in rows]).permute(2, 0, 1).contiguous()
     image, mask = columns[3], columns[5]
     first = torch.arange(len(rows)).unsqueeze(1)
-    num_masks = int((mask >= 0).sum())
+    points = mask >= 0
+    number = points.flatten().cumsum(0).view_as(mask) - 1
+    num_masks = int(points.sum())
     return SequenceBatch(
         input_ids=columns[0],
         labels=columns[1],
@@ -69,8 +74,8 @@ def sequence_batch(config: TrainConfig, samples: Samples, ids: tuple[int, int, i
         pixel_values=_pixels(per_row * len(rows), side),
         image_is_target=torch.tensor([drawn for _, pictures in rows for drawn in pictures]),
         image_valid=torch.ones(per_row * len(rows), dtype=torch.bool),
-        mask_index=torch.where(mask >= 0, first, -1),
-        mask_image=torch.arange(num_masks) * per_row,
+        mask_index=torch.where(points, number, -1),
+        mask_image=(mask + per_row * first)[points],
         masks=torch.zeros(num_masks, side, side, dtype=torch.bool),
         ids=tuple(tuple(f"{row}-{number}" for number in range(per_row)) for row in range(len(rows))),
     )
@@ -87,13 +92,13 @@ def _row(
     """Places of a row (id, label, segment, picture, offset, mask), and which of its pictures are drawn."""
     start, end, segment_id = ids
     room, share = config.sequence.max_image_tokens, config.sequence.generation_share
-    count, length = pictures_per_row(config, samples), config.sequence.max_length
+    per_row, length = pictures_per_row(config, samples), config.sequence.max_length
     points = config.stage == "instruct" and config.setokim is not None and config.setokim.mask_decoder is not None
     text = min(samples.text_tokens, length - room - 2)
     places: list[tuple[int, int, int, int, int, int]] = []
     pictures = []
-    for number in range(count):
-        seen = row * count + number
+    for number in range(per_row):
+        seen = row * per_row + number
         drawn = int((seen + 1) * share) > int(seen * share)
         pictures.append(drawn)
         segment = number + 1
@@ -103,8 +108,9 @@ def _row(
         places += [(0, IGNORED, segment, number, offset, -1) for offset in range(room)]
         places.append((end, end if drawn else IGNORED, segment, -1, 0, -1))
         places += [(0, 0, segment, -1, 0, -1)] * after
-        if points and number == 0 and after:
-            places[-1] = (segment_id, segment_id, segment, -1, 0, 0)
+        if points and after:  # the mask's column holds its picture's number in the row
+            points, count = False, min(samples.regions, after)
+            places[-count:] = [(segment_id, segment_id, segment, -1, 0, number)] * count
     padding = (0, IGNORED, 0, -1, 0, -1)
     return places + [padding] * (length - len(places)), pictures
 

@@ -110,7 +110,7 @@ def estimate(config: TrainConfig, cluster: Cluster, hardware: Hardware, tracer: 
     """
     assumed = hardware.assumptions
     config = config.with_workers(num_workers(config, cluster))
-    seen = tracer(config, Samples(text_tokens=assumed.text_tokens, concepts=assumed.concepts))
+    seen = tracer(config, Samples(text_tokens=assumed.text_tokens, concepts=assumed.concepts, regions=assumed.regions))
     memory = worker_memory(config, seen)
     host, store = _host_memory(config, cluster, seen, memory, assumed)
     speed = _speed(config, cluster, seen, assumed)

@@ -58,6 +58,7 @@ class Assumptions(Section):
     pauses: float = Field(ge=0.0)
     text_tokens: int = Field(ge=1)
     concepts: int = Field(ge=0)
+    regions: int = Field(ge=0)
 
 
 class Hardware(Section):

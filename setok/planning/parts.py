@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from setok.config import ConceptConfig, TrainConfig
 from setok.models import language_model_loading
 from setok.models.discriminator import Discriminator
 from setok.models.perceptual import Perceptual, weight_shapes
-from setok.models.text_tokens import add_special_tokens, load_text_tokenizer
+from setok.models.text_tokens import add_special_tokens, load_text_tokenizer, quiet_transformers
 from setok.planning.pretend import Pretend
 from setok.stages.setokim import SetokimTask
 from setok.stages.tokenizer import DiscriminatorTask, TokenizerTask
@@ -97,8 +98,9 @@ def concept_tower(config: ConceptConfig) -> tuple[int, int]:
     from transformers import AutoConfig, AutoModel
 
     assert config.path is not None
-    described = AutoConfig.from_pretrained(architecture_of(config.path))
-    with torch.device("meta"):
+    with _quiet():
+        described = AutoConfig.from_pretrained(architecture_of(config.path))
+    with torch.device("meta"), _quiet():
         tower = AutoModel.from_config(described)
     text = described.text_config
     width = getattr(described, "projection_dim", None) or getattr(text, "projection_size", text.hidden_size)
@@ -223,12 +225,14 @@ def _attend_without_mask(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what building for real would warn of: nothing is trained here."""
-    names = ("setok.stages.tokenizer", "setok.models.language_model_loading")
-    before: Mapping[str, int] = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("setok.stages.tokenizer", "setok.models.language_model_loading")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        yield
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

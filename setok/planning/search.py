@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -27,25 +27,34 @@ class Suggestion:
 
 
 class Traces:
-    """Traces that are remembered; other micro-batches are told from those of one and two samples, which they follow exactly."""
+    """Traces that are remembered.
 
-    def __init__(self) -> None:
+    Where there is no data yet, micro-batches of more than two samples are told from those of one and two, which they follow
+    exactly.
+
+    Args:
+        batch_of: gives a real micro-batch of a config whose data is here, else ``None``.
+    """
+
+    def __init__(self, batch_of: Callable[[TrainConfig], Any] = lambda config: None) -> None:
+        self._batch_of = batch_of
         self._known: dict[tuple[Any, ...], Trace] = {}
 
     def __call__(self, config: TrainConfig, samples: Samples) -> Trace:
         """As ``setok.planning.trace.trace``."""
         size = config.train.micro_batch_size
-        if size <= 2:
-            return self._of(config, samples, size)
-        one, two = (self._of(config, samples, number) for number in (1, 2))
+        batch = self._batch_of(config)
+        if size <= 2 or batch is not None:
+            return self._of(config, samples, size, batch)
+        one, two = (self._of(config, samples, number, None) for number in (1, 2))
         return _larger(one, two, size - 2)
 
-    def _of(self, config: TrainConfig, samples: Samples, size: int) -> Trace:
+    def _of(self, config: TrainConfig, samples: Samples, size: int, batch: Any) -> Trace:
         key = (size, config.train.gradient_checkpointing, config.train.precision, config.scaling.use_gpu)
         key = (*key, config.name, config.stage, config.train.global_batch_size, samples)
         if key not in self._known:
             train = config.train.model_copy(update={"micro_batch_size": size})
-            self._known[key] = trace(config.model_copy(update={"train": train}), samples)
+            self._known[key] = trace(config.model_copy(update={"train": train}), samples, batch)
         return self._known[key]
 
 
@@ -62,6 +71,8 @@ def _larger(one: Trace, two: Trace, more: int) -> Trace:
 
 def suggest(config: TrainConfig, cluster: Cluster, hardware: Hardware, tracer: Tracer) -> Suggestion | None:
     """The smallest change with which the run fits the cluster, else the smallest larger cluster; ``None`` if neither is found."""
+    if config.scaling.use_gpu and not cluster.gpus:
+        return None
     for settings, changed in _changes(config, cluster):
         planned = estimate(changed, cluster, hardware, tracer)
         if planned.fits:
