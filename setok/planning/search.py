@@ -50,8 +50,10 @@ class Traces:
         return _larger(one, two, size - 2)
 
     def _of(self, config: TrainConfig, samples: Samples, size: int, batch: Any) -> Trace:
-        key = (size, config.train.gradient_checkpointing, config.train.precision, config.scaling.use_gpu)
-        key = (*key, config.name, config.stage, config.train.global_batch_size, samples)
+        key = (
+            *(size, config.train.gradient_checkpointing, config.train.precision, config.scaling.use_gpu),
+            *(config.name, config.stage, config.train.global_batch_size, samples),
+        )
         if key not in self._known:
             train = config.train.model_copy(update={"micro_batch_size": size})
             self._known[key] = trace(config.model_copy(update={"train": train}), samples, batch)

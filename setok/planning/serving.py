@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from setok import checkpoint
-from setok.config import EvaluateConfig, ServeConfig, TrainConfig
+from setok.config import DataConfig, EvaluateConfig, ServeConfig, TrainConfig
 from setok.models import pretrained as tokenizer_files
 from setok.models import setokim_files
 from setok.planning.hardware import GIB, Cluster, Hardware
@@ -84,12 +84,16 @@ def model_of(path: str) -> TrainConfig:
     folder = Path(path)
     if not (folder / setokim_files.CONFIG).is_file() or (folder / checkpoint.CONFIG).is_file():
         return checkpoint.read_config(checkpoint.resolve(path))
+    no_data = DataConfig.model_construct(train=())
     if (folder / setokim_files.TOKENIZER).is_dir():
         setokim, _ = setokim_files.read_config(folder)
         setokim = setokim.model_copy(update={"text_tokenizer": str(folder)})
         model = tokenizer_files.read_config(folder / setokim_files.TOKENIZER)
-        return TrainConfig.model_construct(name="exported", stage="instruct", model=model, setokim=setokim)
-    return TrainConfig.model_construct(name="exported", stage="tokenizer", model=tokenizer_files.read_config(folder))
+        return TrainConfig.model_construct(
+            name="exported", stage="instruct", data=no_data, model=model, setokim=setokim
+        )
+    model = tokenizer_files.read_config(folder)
+    return TrainConfig.model_construct(name="exported", stage="tokenizer", data=no_data, model=model)
 
 
 def cache_bytes(config: TrainConfig) -> int:
