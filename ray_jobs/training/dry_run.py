@@ -1,4 +1,4 @@
-"""What a run would be: its parts, the arithmetic of its batches, its data and the memory of a worker."""
+"""What a run would be: its parts, the arithmetic of its batches, its data, and what it needs of this machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from setok.errors import SetokError
 
 
 def dry_run(config: TrainConfig) -> None:
-    """Show what the run would train, on how many samples, and how much memory a worker needs for it.
+    """Show what the run would train, on how many samples, and whether this machine can run it, as ``ray_jobs.plan`` does.
 
     Raises:
         CheckpointError: what the run is to start from is missing, or is of another model.
     """
     from rich.table import Table
 
-    from setok.summary import describe, estimate_memory
+    from ray_jobs.planning.samples import RealBatches
+    from ray_jobs.planning.table import show
+    from setok.planning import Traces, describe, estimate, load_hardware, suggest, this_machine
 
     if checkpoint.newest_good(checkpoint.home_of(config)) is None:
         check_beginning(config)
@@ -40,10 +42,9 @@ def dry_run(config: TrainConfig) -> None:
         console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
     if config.validation is not None:
         console().print("Evaluated beside it: " + _epochs(config.validation.data, None))
-    fewest = config.with_workers(_sizes(config)[0])  # the fewer they are, the more of the optimizer each holds
-    memory = estimate_memory(fewest, parts)
-    sizes = [f"{value / 2**20:,.1f} MiB {what}" for what, value in vars(memory).items()]
-    console().print(f"A worker holds {memory.total / 2**20:,.1f} MiB besides activations: {', '.join(sizes)}.")
+    cluster, hardware, traces = this_machine(), load_hardware(), Traces(RealBatches())
+    plan = estimate(config, cluster, hardware, traces)
+    show(console(), plan, hardware, None if plan.fits else suggest(config, cluster, hardware, traces))
 
 
 def _sizes(config: TrainConfig) -> list[int]:

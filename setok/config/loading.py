@@ -54,6 +54,18 @@ def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) 
     return build(kind, _fill_in_run(tree, str(kind.model_fields["output_dir"].default)))
 
 
+def load_any_config(name: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """``load_config`` of whatever job the file says it is for.
+
+    Raises:
+        ConfigError: as ``load_config``, and for a job that there is not.
+    """
+    asked = str(_resolve(_read(name), trail=(str(name),)).get("job"))
+    if asked not in JOBS:
+        raise ConfigError(f"{name}: job: {asked} is unknown", did_you_mean(asked, JOBS))
+    return load_config(JOBS[asked], name, overrides)
+
+
 def build(kind: type[J], tree: Mapping[str, Any]) -> J:
     """Check a plain mapping against the config class of a job."""
     job = kind.model_fields["job"].default

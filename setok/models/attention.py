@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from setok.models.device import device_kind
+
 TRANSFORMERS_NAME = "sdpa_of_setok"
 """How models of transformers ask for it."""
 
@@ -24,7 +26,7 @@ def attend(
     mask: Bool[Tensor, "batch #heads #queries keys"] | None = None,
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Attention under a boolean mask (True may be looked at); on a CPU in fp32."""
-    if q.device.type != "cpu":
+    if device_kind(q) != "cpu":
         return F.scaled_dot_product_attention(q, k, v, mask)
     half = q.dtype in (torch.bfloat16, torch.float16)
     q, k, v = (x.float() for x in (q, k, v)) if half else (q, k, v)
@@ -41,7 +43,7 @@ def register_with_transformers() -> str:
     def forward(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
     ) -> tuple[Tensor, None]:
-        if query.device.type != "cpu" or (query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")):
+        if device_kind(query) != "cpu" or (query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")):
             return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         with torch.autocast("cpu", enabled=False):
             if attention_mask is not None and attention_mask.is_floating_point():

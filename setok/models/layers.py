@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from setok.models.attention import attend
+from setok.models.device import device_kind
 from setok.models.packing import Packing, attend_inside
 
 ROWS_AT_ONCE = 2048
@@ -56,7 +57,7 @@ class Attention(nn.Module):
         if isinstance(mask, Packing):
             qkv = torch.cat([self.query(x), self.key_value(y)], dim=-1)
             qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
-            attended = attend_inside(qkv.float() if x.device.type == "cpu" else qkv, mask)
+            attended = attend_inside(qkv.float() if device_kind(x) == "cpu" else qkv, mask)
             return self.output(rearrange(attended, "b n h d -> b n (h d)").to(x.dtype))
         q = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.key_value(y), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)

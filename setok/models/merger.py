@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from setok.config import MergerConfig
 from setok.models.clustering.clusters import one_hot
+from setok.models.device import device_kind
 from setok.models.geometry import RELATIVE, Frame, Outline
 from setok.models.layers import Block, sincos_positions
 from setok.models.packing import Packing, pack
@@ -79,7 +80,7 @@ class TokenMerger(nn.Module):
 def segment_mean(x: Float[Tensor, "batch patches width"], packing: Packing) -> Float[Tensor, "batch clusters width"]:
     """Mean of every cluster's sorted rows; zero for empty clusters."""
     lengths = packing.offsets.diff()
-    if x.device.type == "cpu":
+    if device_kind(x) == "cpu":
         sums = x.new_zeros(len(lengths), x.shape[-1]).index_add(0, packing.segments, x.flatten(0, 1))
     else:  # there index_add sums in any order, and results would differ from run to run
         clusters = torch.arange(len(lengths), device=x.device).view(len(x), -1, 1)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from setok.models.attention import attend
+from setok.models.device import device_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def pack(assignment: Int[Tensor, "batch patches"], num_clusters: int) -> Packing
     segment = (image * (num_clusters + 1) + ordered + 1).flatten()
     bounds = torch.arange(batch * (num_clusters + 1) + 1, device=assignment.device)
     offsets = torch.searchsorted(segment, bounds)
-    eager = assignment.device.type == "cpu" and not torch.compiler.is_compiling()
+    eager = device_kind(assignment) == "cpu" and not torch.compiler.is_compiling()
     return Packing(
         order=order,
         sorted_assignment=ordered,
@@ -95,7 +96,7 @@ def attend_inside(
     qkv: Float[Tensor, "batch patches 3 heads dim"], packing: Packing
 ) -> Float[Tensor, "batch patches heads dim"]:
     """Attention of every (sorted) patch to the patches of its cluster, by whatever is fastest here."""
-    if qkv.device.type == "cuda" and fits_varlen(qkv):
+    if device_kind(qkv) == "cuda" and fits_varlen(qkv):
         return attend_varlen(qkv, packing)
     if packing.buckets is not None:
         return attend_buckets(qkv, packing.buckets)

@@ -27,6 +27,7 @@ from setok.batch import SequenceBatch
 from setok.config import SetokimConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.models import setokim_files
+from setok.models.device import device_kind
 from setok.models.language_model import LanguageModel, summed_cross_entropy
 from setok.models.layers import enable_checkpointing
 from setok.models.mask_decoder import MaskDecoder, mask_iou, mask_losses
@@ -170,7 +171,7 @@ class Setokim(nn.Module):
         """The batch's rows with exactly the tokens that its pictures have."""
         rows = close_gaps(batch, images.visual.counts, self.padding_id)
         # On a CPU nothing waits for the device, and shorter rows are less work.
-        eager = batch.input_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        eager = device_kind(batch.input_ids) == "cpu" and not torch.compiler.is_compiling()
         return rows.trimmed() if eager else rows
 
     def targets(self, batch: SequenceBatch, rows: Spliced, images: EncodedImages) -> Targets:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,18 +51,25 @@ class SequenceContext(StepContext):
 class SetokimTask(nn.Module):
     """Setokim with the weights of its losses."""
 
-    def __init__(self, config: TrainConfig, *, pretrained: bool = True) -> None:
-        """Build it; ``pretrained=False`` leaves the language model's weights to a checkpoint that comes after."""
+    def __init__(self, config: TrainConfig, *, pretrained: bool = True, text_tokenizer: Any = None) -> None:
+        """Build it.
+
+        Args:
+            pretrained: ``False`` leaves the language model's weights to a checkpoint that comes after.
+            text_tokenizer: in place of the one that the config names.
+        """
         super().__init__()
         assert config.setokim is not None
         self.config = config
         self.weights, self.seed = config.setokim_loss, config.seed
         self.bf16 = config.train.precision == "bf16"
-        path = config.setokim.text_tokenizer or config.setokim.language_model.path
-        assert path is not None
+        if text_tokenizer is None:
+            path = config.setokim.text_tokenizer or config.setokim.language_model.path
+            assert path is not None
+            text_tokenizer = load_text_tokenizer(path)
         # Both the tokenizer's weights come from a checkpoint, and its encoder's are among them.
         tokenizer = SeTok(config.model, pretrained=False)
-        self.setokim = Setokim(config.setokim, tokenizer, load_text_tokenizer(path), pretrained=pretrained)
+        self.setokim = Setokim(config.setokim, tokenizer, text_tokenizer, pretrained=pretrained)
         if config.train.gradient_checkpointing:
             self.setokim.gradient_checkpointing_enable()
         freeze(self, config)

@@ -38,11 +38,12 @@ logger = logging.getLogger(__name__)
 class TokenizerTask(nn.Module):
     """SeTok with the heads and losses that train it."""
 
-    def __init__(self, config: TrainConfig, concept_dim: int) -> None:
+    def __init__(self, config: TrainConfig, concept_dim: int, *, pretrained: bool = True) -> None:
+        """Build it; ``pretrained=False`` leaves a pretrained encoder without its weights."""
         super().__init__()
         self.loss, self.seed = config.loss, config.seed
         self.bf16 = config.train.precision == "bf16"
-        self.tokenizer = SeTok(config.model)
+        self.tokenizer = SeTok(config.model, pretrained=pretrained)
         width, feature = config.model.detokenizer.width, self.tokenizer.clustering.width
         if self.loss.contrast:
             self.contrast = nn.Linear(width, concept_dim)

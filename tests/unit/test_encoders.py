@@ -13,7 +13,7 @@ from setok.config import EncoderConfig, TokenizerConfig
 from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.encoder import build_encoder
 from setok.models.tokenizer import SeTok
-from setok.summary import describe
+from setok.planning import describe
 from tests.towers import DEPTH, FAMILIES, PATCH, save_tower
 from tests.unit.test_models import tiny
 

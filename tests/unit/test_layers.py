@@ -27,13 +27,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok", "setok.errors", "setok.config"),
     ("setok.batch", "setok.collectives", "setok.vocabulary"),
     ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.ema", "setok.drawing"),
-    ("setok.stages", "setok.checkpoint", "setok.summary", "setok.export"),
+    ("setok.stages", "setok.checkpoint", "setok.planning", "setok.export"),
     ("setok.predictor",),
     ("setok.serving",),
     (
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.progress"),
         *("ray_jobs.training", "ray_jobs.ingesting", "ray_jobs.evaluation", "ray_jobs.scoring"),
-        *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning", "ray_jobs.serving", "ray_jobs.manifests"),
+        *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning", "ray_jobs.serving"),
+        *("ray_jobs.planning", "ray_jobs.manifests"),
     ),
     (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "setok.lmms_eval"),
 )

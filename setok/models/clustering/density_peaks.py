@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from setok.models.device import device_kind
+
 
 def squared_distances(x: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n n"]:
     """Squared Euclidean distances between all rows: never negative, zero on the diagonal, and symmetric to the last bit.
@@ -95,7 +97,7 @@ def smallest(x: Float[Tensor, "batch n n"], k: int) -> Float[Tensor, "batch n k"
     """
     n = x.shape[-1]
     size = next((s for s in (8, 9, 7, 10, 6, 5) if n % s == 0 and n // s >= 2 * k), None)
-    if size is None or n >= 64 * k or x.device.type != "cpu":
+    if size is None or n >= 64 * k or device_kind(x) != "cpu":
         return x.topk(k, largest=False).values
     groups = x.unflatten(-1, (size, n // size))
     chosen = groups.amin(-2).topk(k, largest=False, sorted=False).indices
