@@ -32,6 +32,7 @@ from setok.config.loading import (
     build,
     dump_config,
     list_presets,
+    load_any_config,
     load_config,
     set_value,
 )
@@ -146,6 +147,7 @@ __all__ = [
     "differences",
     "dump_config",
     "list_presets",
+    "load_any_config",
     "load_config",
     "set_value",
 ]

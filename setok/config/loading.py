@@ -54,6 +54,20 @@ def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) 
     return build(kind, _fill_in_run(tree, str(kind.model_fields["output_dir"].default)))
 
 
+def load_any_config(name: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read, override and check the config of whatever job it names itself, as ``load_config`` does.
+
+    Raises:
+        ConfigError: also where it names no job.
+    """
+    tree = _resolve(_read(name), trail=(str(name),))
+    if "job" not in tree:
+        raise ConfigError(f"{name} does not say which job it is the config of", f"add job: {' or '.join(JOBS)}")
+    if (job := str(tree["job"])) not in JOBS:
+        raise ConfigError(f"job: {job} is unknown", did_you_mean(job, JOBS))
+    return load_config(JOBS[job], name, overrides)
+
+
 def build(kind: type[J], tree: Mapping[str, Any]) -> J:
     """Check a plain mapping against the config class of a job."""
     job = kind.model_fields["job"].default
