@@ -27,7 +27,7 @@ def check_set(address: str, what: str, *, num_samples: int = NUM_SAMPLES) -> lis
         DataError: it is not there, or a shard is missing or has another size.
     """
     reader = ShardReader(address)
-    findings = [*_damaged(reader, what), *_unreadable(reader, what, num_samples)]
+    findings = _damaged(reader, what) or _unreadable(reader, what, num_samples)
     told = f"{what} {reader.folder}: {reader.num_rows:,} records in {len(reader.manifest.shards)} shard(s)"
     return findings or [ok("data", f"{told}, {min(num_samples, reader.num_rows)} of them decoded")]
 
@@ -55,6 +55,9 @@ def _unreadable(reader: ShardReader, what: str, num_samples: int) -> list[Findin
             (values,) = reader.take(np.array([row])).to_pylist()
         except DataError as error:
             return [fail("data", f"{what}: {error.problem}", error.remedy)]
+        except ValueError as error:  # of Arrow, or of text that is none
+            remedy = "copy the set again from where it was made, or ingest it again"
+            return [fail("data", f"{what}: row {row} of {reader.folder} cannot be read: {error}", remedy)]
         record = Record.from_row(values)
         for image in record.images:
             try:

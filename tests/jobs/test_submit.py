@@ -20,16 +20,17 @@ from setok.data.schema import Manifest
 from setok.data.word_tokenizer import build_word_tokenizer
 from tests.ray_head import Head, started
 
-TRAIN = "train.steps=2 train.log_every=1 model.encoder.width=24 model.detokenizer.width=24 scaling.num_workers=1"
+TRAIN = "train.steps=2 train.log_every=1 model.encoder.width=24 model.detokenizer.width=24"
+ON_RAY, IN_THE_DRIVER = "scaling.num_workers=1", "scaling.num_workers=0"
 LANGUAGE = (
     "setokim.language_model.width=48 setokim.language_model.depth=1 setokim.diffusion.width=32 setokim.diffusion.depth=1"
     " setokim.diffusion.sampling_steps=2 setokim.mask_decoder.width=16 train.threads_per_worker=1"
 )
 SMALL = {
     "ingest": "",
-    "tokenizer_demo": TRAIN,
-    "pretrain_demo": f"{TRAIN} {LANGUAGE}",
-    "instruct_demo": f"{TRAIN} {LANGUAGE}",
+    "tokenizer_demo": f"{TRAIN} {ON_RAY}",
+    "pretrain_demo": f"{TRAIN} {LANGUAGE} {IN_THE_DRIVER}",
+    "instruct_demo": f"{TRAIN} {LANGUAGE} {IN_THE_DRIVER}",
     "evaluate": "limit=4 max_new_tokens=4",
 }
 """The stages in their order, and what makes each of them a matter of seconds."""
@@ -85,13 +86,14 @@ def test_every_stage_by_readmes_own_lines(head: Head, shared: Path, repo_root: P
 def test_a_run_is_followed_again_stopped_and_gone_on_with(head: Head, shared: Path, repo_root: Path) -> None:
     """Needs what the test above ingested."""
     base = ["--config", "tokenizer_demo", "--set", f"output_dir={shared}/runs", f"data.train.0.path={shared}/data/coco"]
-    long = [*base, *TRAIN.replace("steps=2", "steps=100000").split(), "name=long", "scaling.num_workers=0"]
+    long = [*base, *TRAIN.replace("steps=2", "steps=100000").split(), "name=long", IN_THE_DRIVER]
     sent = submit(head, repo_root, *long, "--no-wait")
     assert sent.returncode == 0 and "train-long" in sent.stdout, sent.stderr
     other = submit(head, repo_root, *long, "seed=7")
     assert other.returncode == 2 and "is going on as train-long, with other settings" in other.stderr
     deadline = time.monotonic() + 120
-    while not (shared / "runs" / "long" / "metrics.jsonl").is_file():
+    metrics = shared / "runs" / "long" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size):
         assert time.monotonic() < deadline, submit(head, repo_root, *long, "--no-wait").stdout
         time.sleep(0.5)
     (shared / "runs" / "long" / "stop").touch()
@@ -99,6 +101,6 @@ def test_a_run_is_followed_again_stopped_and_gone_on_with(head: Head, shared: Pa
     assert "train-long is running already" in followed.stdout
     assert followed.returncode == EXIT_STOPPED, followed.stdout + followed.stderr
     (step,) = checkpoint.Store.of_run(shared / "runs" / "long").steps()
-    again = submit(head, repo_root, *long[:-2], "name=long", "scaling.num_workers=0", f"train.steps={step}")
+    again = submit(head, repo_root, *long, f"train.steps={step}")
     assert again.returncode == 0 and "train-long-2" in again.stdout
     assert f"is finished: {step} steps" in again.stdout
