@@ -83,7 +83,7 @@ class Nodes:
         """Start the probes.
 
         Args:
-            use_gpu: let the probes of nodes with GPUs have one, to measure NCCL.
+            use_gpu: measure NCCL, if every node that runs workers has a GPU to spare.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -91,7 +91,9 @@ class Nodes:
         self._alive = [node for node in ray.nodes() if node["Alive"]]
         self.lost = [node["NodeManagerHostname"] for node in ray.nodes() if not node["Alive"]]
         self.workers = [node for node in self._alive if node["Resources"].get("CPU", 0) > 0] or self._alive
-        self.backend = "nccl" if use_gpu and all(node["Resources"].get("GPU") for node in self.workers) else "gloo"
+        free = ray._private.state.available_resources_per_node()  # a GPU of a run that is going on would be waited for
+        has_gpus = all(free.get(node["NodeID"], {}).get("GPU", 0) >= 1 for node in self.workers)
+        self.backend = "nccl" if use_gpu and has_gpus else "gloo"
         self._probes: dict[str, Any] = {}
         for node in self._alive:
             here = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)

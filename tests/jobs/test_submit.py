@@ -37,13 +37,12 @@ SMALL = {
 
 
 def lines_of(readme: str, shared: Path) -> dict[str, list[str]]:
-    """README's submissions by config: their arguments, with ``/shared`` being another folder."""
+    """README's submissions by config, and of the doctor: their arguments, with ``/shared`` being another folder."""
     text = readme.replace("\\\n", " ")
     found: dict[str, list[str]] = {}
     for line in re.findall(r"^    python -m ray_jobs\.submit (.*)$", text, flags=re.MULTILINE):
         words = [word.replace("/shared", str(shared)) for word in shlex.split(line, comments=True)]
-        if "--job" not in words:
-            found[words[words.index("--config") + 1]] = words
+        found["doctor" if "--job" in words else words[words.index("--config") + 1]] = words
     return found
 
 
@@ -72,7 +71,7 @@ def submit(head: Head, repo_root: Path, *arguments: str) -> subprocess.Completed
 @pytest.mark.timeout(600)  # five jobs
 def test_every_stage_by_readmes_own_lines(head: Head, shared: Path, repo_root: Path) -> None:
     lines = lines_of((repo_root / "README.md").read_text(), shared)
-    assert lines.keys() == SMALL.keys()
+    assert lines.keys() == {*SMALL, "doctor"}
     for config, small in SMALL.items():
         done = submit(head, repo_root, *lines[config], *(["--set", *small.split()] if small else []))
         assert done.returncode == 0, f"{config}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
@@ -104,3 +103,15 @@ def test_a_run_is_followed_again_stopped_and_gone_on_with(head: Head, shared: Pa
     again = submit(head, repo_root, *long, f"train.steps={step}")
     assert again.returncode == 0 and "train-long-2" in again.stdout
     assert f"is finished: {step} steps" in again.stdout
+
+
+@pytest.mark.timeout(300)
+def test_the_doctor_looks_at_the_cluster(head: Head, shared: Path, repo_root: Path) -> None:
+    """Needs what the first test ingested."""
+    line = lines_of((repo_root / "README.md").read_text(), shared)["doctor"]
+    done = submit(head, repo_root, *line, "--set", "scaling.num_workers=0")
+    told = {line[6:16].strip(): line for line in done.stdout.splitlines() if line[:6].strip() in ("ok", "warn", "fail")}
+    for subject in ("nodes", "clock", "network", "storage", "data", "resources"):
+        assert told[subject].startswith("ok"), done.stdout
+    assert "16 of them decoded" in told["data"] and "token asked for" in told["ports"]
+    assert done.returncode == int("\nfail " in done.stdout), done.stdout + done.stderr

@@ -313,7 +313,9 @@ def test_nodes_that_do_not_reach_each_other_or_slowly() -> None:
 
 
 def test_processors_beside_what_a_run_asks_for() -> None:
-    fixed = train_config(scaling={"num_workers": 4, "cpus_per_worker": 2}, train={"global_batch_size": 8, "micro_batch_size": 2})
+    fixed = train_config(
+        scaling={"num_workers": 4, "cpus_per_worker": 2}, train={"global_batch_size": 8, "micro_batch_size": 2}
+    )
     only(resources.check_resources(fixed, {"CPU": 9.0}), "ok")
     assert "needs 8.5 CPUs, and there are 8" in only(resources.check_resources(fixed, {"CPU": 8.0}), "fail").text
     gpus = train_config(scaling={"num_workers": 2, "use_gpu": True})
