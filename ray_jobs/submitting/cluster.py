@@ -20,7 +20,7 @@ from setok.errors import ConfigError
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 PATIENCE_SECONDS = 120.0
 """So long a cluster may be out of reach while its log is followed."""
-_RETRY_SECONDS = 3.0
+_RETRY_SECONDS, _POLL_SECONDS = 3.0, 0.5
 
 
 class Client(Protocol):
@@ -174,7 +174,7 @@ def follow(
                 f"{name}: the cluster cannot be reached any more: {trouble}",
                 "the same command follows the job again, if it is still there, and goes on with the run if not",
             )
-        sleep(_RETRY_SECONDS)
+        sleep(_RETRY_SECONDS if trouble else _POLL_SECONDS)
 
 
 def exit_code(info: Any) -> int:
