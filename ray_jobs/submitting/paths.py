@@ -6,7 +6,7 @@ A job runs in a folder that Ray unpacks for it and deletes again: ``runs`` there
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ray_jobs.checking.places import Place, places
 from setok.config import Job, build
@@ -35,7 +35,8 @@ def with_paths_of_here(config: J, here: Path) -> J:
     """The same config, its relative paths made absolute: for a cluster on this machine."""
     tree = config.model_dump(mode="json")
     for place in relative_places(config, here):
-        node, (*parents, last) = tree, place.trail
+        node: Any = tree
+        *parents, last = place.trail
         for part in parents:
             node = node[part]
         node[last] = str(here / place.value)

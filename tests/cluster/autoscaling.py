@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 HEAD = {"CPU": 0, "object_store_memory": 100 * 2**20}
 NODE = {"CPU": 1, "object_store_memory": 100 * 2**20}
 MOST_NODES = 3
@@ -56,8 +58,11 @@ def cluster() -> Any:
 
 def main() -> None:
     """The command."""
+    if any(process.name() in ("raylet", "gcs_server") for process in psutil.process_iter()):
+        raise SystemExit("there is another Ray here, which this would end: unshare --pid --net --fork --mount-proc")
     folder = Path(sys.argv[1])
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_TMPDIR": sys.argv[2]}
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # Ray calls its own command
     import ray
 
     from ray_jobs.benchmarks.fault_run import Run, small_run

@@ -19,7 +19,7 @@ def test_nodes_come_for_a_run_and_go_after_it(tmp_path: Path, repo_root: Path) -
     skip_unless_permitted()
     program = shlex.join([sys.executable, "-m", "tests.cluster.autoscaling", str(tmp_path)])
     with tempfile.TemporaryDirectory(prefix="a") as temp:  # short: a socket's path may have 107 letters
-        command = [*ALONE, "sh", "-c", f"ip link set lo up && exec {program} {temp}"]
+        command = [*ALONE, "sh", "-c", f"ip link set lo up && {program} {temp}; exit $?"]  # sh takes in orphans
         done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
