@@ -42,10 +42,7 @@ def run_pipeline(config: PipelineConfig) -> Path:
     (config.run_dir / CONFIG).write_text(dump_config(config))
     console = launch.console()
     launch.start_ray()
-    prepare_data(config.run_dir, config.scenes, config.ingest)
-    if config.words is not None:
-        console.rule("words", align="left")
-        console.print(_make_words(config.words))
+    prepare_data(config.run_dir, config.scenes, config.ingest, config.words)
     trained = {}
     for stage, run in stages_of(config).items():
         console.rule(f"train: {run.name}", align="left")
@@ -61,8 +58,13 @@ def run_pipeline(config: PipelineConfig) -> Path:
     return write_report(config.run_dir)
 
 
-def prepare_data(run_dir: Path, scenes: Mapping[str, ScenesConfig], parts: Iterable[IngestConfig]) -> None:
-    """Generate scenes below ``run_dir``, then ingest sets, as far as they are not there yet; Ray must be running."""
+def prepare_data(
+    run_dir: Path, scenes: Mapping[str, ScenesConfig], parts: Iterable[IngestConfig], words: WordsConfig | None
+) -> None:
+    """Generate scenes below ``run_dir``, ingest sets and make a text tokenizer, as far as they are not there yet.
+
+    Ray must be running.
+    """
     console = launch.console()
     for key, family in scenes.items():
         console.rule(f"scenes: {key}", align="left")
@@ -74,6 +76,9 @@ def prepare_data(run_dir: Path, scenes: Mapping[str, ScenesConfig], parts: Itera
         if part.holdout_fraction:
             held_out = heldout_folder(part)
             console.print(f"{Manifest.load(held_out).num_rows} records held out → {held_out}")
+    if words is not None:
+        console.rule("words", align="left")
+        console.print(_make_words(words))
 
 
 def stages_of(config: PipelineConfig) -> dict[str, TrainConfig]:

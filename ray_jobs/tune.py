@@ -18,11 +18,11 @@ from ray_jobs.train import train
 from ray_jobs.training.before_start import check_cluster
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.tuning.averages import write_averages
-from ray_jobs.tuning.results import best_of, write_best, write_table
+from ray_jobs.tuning.results import BEST, BEST_THEN, best_of, write_best, write_table
 from ray_jobs.tuning.running import run_trials
 from ray_jobs.tuning.space import changes_of, check_space, known_values, train_config, with_absolute_base
 from ray_jobs.tuning.trials import Trial, Trials
-from setok.config import TuneConfig, differences, dump_config, load_config
+from setok.config import THEN, TuneConfig, differences, dump_config, load_config
 from setok.errors import ConfigError, TrainingError
 
 CONFIG = "config.yaml"
@@ -51,9 +51,10 @@ def tune(sweep: TuneConfig) -> Path:
     sweep.run_dir.mkdir(parents=True, exist_ok=True)
     (sweep.run_dir / CONFIG).write_text(dump_config(sweep), encoding="utf-8")
     launch.start_ray()
-    prepare_data(sweep.run_dir, sweep.scenes, sweep.ingest)
+    prepare_data(sweep.run_dir, sweep.scenes, sweep.ingest, sweep.words)
     if sweep.train.scaling.num_workers:
-        check_cluster(sweep.train)
+        for stage in sweep.stages:
+            check_cluster(stage)
     forget_request(sweep.run_dir)
     try:
         with stop_on_signal(sweep.run_dir):
@@ -85,11 +86,13 @@ def check_same_sweep(sweep: TuneConfig) -> None:
     if not file.is_file() or not Trials(sweep).all():
         return
     old = load_config(TuneConfig, file)
-    changed = {
-        key: values
-        for section in _SAME
-        for key, values in differences(getattr(old.train, section), getattr(sweep.train, section), section).items()
-    } | differences(list(old.space), list(sweep.space), "the keys of the space")
+    changed = differences(list(old.space), list(sweep.space), "the keys of the space")
+    if (old.then is None) != (sweep.then is None):
+        before, now = ("nothing" if one.then is None else f"stage {one.then.stage}" for one in (old, sweep))
+        changed["then"] = (before, now)
+    for prefix, was, is_now in zip(("", f"{THEN}."), old.stages, sweep.stages, strict=False):
+        for section in _SAME:
+            changed |= differences(getattr(was, section), getattr(is_now, section), f"{prefix}{section}")
     if changed:
         listed = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in sorted(changed.items()))
         raise ConfigError(
@@ -113,7 +116,8 @@ def dry_run(sweep: TuneConfig) -> None:
     """Show what the trials would be, and refuse those that cannot be."""
     check_space(sweep)
     console = launch.console()
-    table = Table(*sweep.space, title=f"{sweep.name}: {num_trials(sweep)} trials of {sweep.train.train.steps} steps")
+    steps = " and ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
+    table = Table(*sweep.space, title=f"{sweep.name}: {num_trials(sweep)} trials of {steps}")
     if sweep.search != "optuna":
         shown = known_values(sweep)[:_MOST_SHOWN]
         for values in shown:
@@ -145,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(f"\n[bold]best[/bold]    {best.name}: {values}")
         for objective in sweep.objectives:
             show(f"        {objective.metric} {best.result.metrics[objective.metric]:.4g}")
-        show(f"[bold]train[/bold]   python -m ray_jobs.train --config {folder / 'best.yaml'}")
+        for file in (BEST, BEST_THEN)[: len(sweep.stages)]:
+            show(f"[bold]train[/bold]   python -m ray_jobs.train --config {folder / file}")
     show(f"[bold]report[/bold]  {folder / 'report.html'}")
 
 

@@ -1,4 +1,4 @@
-"""The figures of ``python -m ray_jobs.evaluate`` in this process alone: without Ray, references and files."""
+"""The figures of ``python -m ray_jobs.evaluate`` in this process alone: without Ray and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def measure_here(config: EvaluateConfig, *, num_threads: int = 1) -> dict[str, A
     """Figures of a checkpoint on an ingested set: what ``metrics.json`` would hold of the tasks without official format.
 
     Args:
-        config: of one checkpoint, without references; ``num_replicas`` has no part in this.
+        config: of one checkpoint; ``num_replicas`` has no part in this. Of the references, there are those of words and masks,
+            for the mean picture is counted on Ray.
         num_threads: of torch, on a CPU.
 
     Raises:

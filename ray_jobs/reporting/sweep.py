@@ -12,20 +12,10 @@ from ray_jobs.reporting.page import REPORT
 from ray_jobs.reporting.scatter import Mark, interval_chart, parallel_chart, scatter_chart
 from ray_jobs.reporting.style import STYLE
 from ray_jobs.tuning import results
-from ray_jobs.tuning.averages import AVERAGES, groups_of
+from ray_jobs.tuning.averages import AVERAGES, Answer, answers_of
+from ray_jobs.tuning.names import name_of
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
-
-_NAMES = {
-    "eval/psnr": "PSNR, dB",
-    "eval/ari": "ARI, all patches",
-    "eval/foreground_ari": "ARI, objects only",
-    "eval/mbo": "mBO",
-    "eval/miou": "mIoU",
-    "eval/mean_tokens": "tokens per image",
-    "perf/train_seconds": "seconds of training",
-    "train/loss": "training loss",
-}
 
 
 def write_sweep_report(sweep: TuneConfig, trials: Sequence[Trial]) -> Path:
@@ -41,7 +31,7 @@ def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     """The page as text."""
     best = results.best_of(sweep, trials)
     sections = [_header(sweep, trials, best)]
-    if best is not None and sweep.average_over:
+    if best is not None and (sweep.average_over or sweep.questions):
         sections.append(_averages(sweep, trials))
     if best is not None:
         sections += [_importance(sweep, trials), _against(sweep, trials, best), _trade_offs(sweep, trials, best)]
@@ -62,7 +52,8 @@ def _header(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> s
     if len(states) < len(trials):
         counts.append(f"{len(trials) - len(states)} unfinished")
     settings = ", ".join(escape(key) for key in sweep.space)
-    lead = f"{len(trials)} training runs of {sweep.train.train.steps} steps that differ in {settings}: {', '.join(counts)}."
+    steps = " and ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
+    lead = f"{len(trials)} trials, each of {steps}, that differ in {settings}: {', '.join(counts)}."
     parts = [
         f'<header><p class="eyebrow">{escape(sweep.name)}</p><h1>{escape(sweep.title)}</h1><p class="lead">{lead}</p>'
     ]
@@ -89,25 +80,33 @@ def _how_sure(sweep: TuneConfig) -> str:
 
 
 def _averages(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
-    """Means over repetitions: a figure for every metric, and a table."""
-    groups = groups_of(sweep, trials)
-    metrics = [metric for metric in _known(sweep, trials) if any(group.interval(metric) for group in groups)]
-    cards, heads = [], "".join(f'<th scope="col">{escape(name_of(metric))}</th>' for metric in metrics)
-    for metric in metrics:
-        known = [(group.label, one) for group in groups if (one := group.interval(metric)) is not None]
-        chart = interval_chart([(label, one.mean, one.half) for label, one in known], title=name_of(metric), main=0)
-        cards.append(f'<figure class="card"><h3>{escape(name_of(metric))}</h3>{chart}</figure>')
-    lines = []
-    for group in groups:
-        cells = "".join(f"<td>{'–' if (one := group.interval(m)) is None else one.told()}</td>" for m in metrics)
+    """What the trials say to each question: a figure, and a table."""
+    sections = [_answer(sweep, answer) for answer in answers_of(sweep, trials)]
+    over = escape(", ".join(sweep.average_over))
+    told = (
+        f"<p class='note'>Means over {over}, with their 95 % confidence intervals. Where two intervals overlap widely, nothing"
+        f" is known about which is better. The tables alone: {AVERAGES}.</p>"
+    )
+    return "".join(sections) + (told if sweep.average_over else "")
+
+
+def _answer(sweep: TuneConfig, answer: Answer) -> str:
+    charts, lines = [], []
+    for metric in answer.metrics:
+        known = [(group.label, one) for group in answer.groups if (one := group.interval(metric)) is not None]
+        rows = [(label, one.mean, one.half) for label, one in known]
+        chart = interval_chart(rows, title=name_of(metric), main=None if sweep.questions else 0)
+        charts.append(f"<div><h3>{escape(name_of(metric))}</h3>{chart}</div>")
+    for group in answer.groups:
+        found = [group.interval(metric) for metric in answer.metrics]
+        cells = "".join(f"<td>{'–' if one is None else one.told()}</td>" for one in found)
         lines.append(f'<tr><th scope="row">{escape(group.label)}</th><td>{len(group.trials)}</td>{cells}</tr>')
+    heads = "".join(f'<th scope="col">{escape(name_of(metric))}</th>' for metric in answer.metrics)
     table = f"<table><thead><tr><th></th><th>trials</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return (
-        f"<section><h2>Compared</h2><p>Means over {escape(', '.join(sweep.average_over))}, with their 95 % confidence"
-        " intervals. Where two intervals overlap widely, nothing is known about which is better.</p>"
-        f'<div class="charts two">{"".join(cards)}</div>'
-        f'<div class="scroll card" tabindex="0" role="region" aria-label="Table of means">{table}</div>'
-        f"<p class='note'>The table alone: {AVERAGES}.</p></section>"
+        f'<section><h2>{escape(answer.question)}</h2><figure class="card" style="margin:18px 0;padding:14px">'
+        f'<div class="charts two" style="margin-top:0">{"".join(charts)}</div></figure>'
+        f'<div class="scroll card" tabindex="0" role="region" aria-label="{escape(answer.question)}">{table}</div></section>'
     )
 
 
@@ -238,11 +237,6 @@ def _table(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> st
 
 
 # ---------------------------------------------------------------- helpers
-
-
-def name_of(metric: str) -> str:
-    """A metric as people call it."""
-    return _NAMES.get(metric, metric)
 
 
 def _known(sweep: TuneConfig, trials: Iterable[Trial]) -> list[str]:

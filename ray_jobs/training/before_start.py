@@ -42,7 +42,8 @@ def check_before_start(config: TrainConfig, start: Path | None) -> None:
     """Refuse what cannot work before anything heavy is started: stores, sets, weights, the cluster, the run's folder."""
     checkpoint.Store.of_run(checkpoint.home_of(config)).probe()
     if config.validation is not None:
-        Manifest.load(config.validation.data)
+        for folder in filter(None, (config.validation.data, config.validation.references)):
+            Manifest.load(folder)
     if start is None:
         check_beginning(config)
     if config.scaling.num_workers:
@@ -141,7 +142,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     )
     init_from, store = config.checkpoint.init_from, config.checkpoint.store
     perceptual = config.loss.perceptual_path
-    validation = config.validation and config.validation.model_copy(update={"data": absolute(config.validation.data)})
+    validation = config.validation and config.validation.model_copy(
+        update={
+            "data": absolute(config.validation.data),
+            "references": config.validation.references and absolute(config.validation.references),
+        }
+    )
     entries = tuple(entry.model_copy(update={"path": absolute(entry.path)}) for entry in config.data.train)
     return config.model_copy(
         update={

@@ -37,7 +37,8 @@ MOST_BEHIND = 2
 
 
 def validate_checkpoint(config: TrainConfig, step: int) -> dict[str, float]:
-    """Metrics of a checkpoint by names under ``eval/``: those of ``python -m ray_jobs.evaluate`` without references."""
+    """Metrics of a checkpoint by names under ``eval/``: those of ``python -m ray_jobs.evaluate``, but for the
+    references of pictures."""
     section = config.validation
     assert section is not None
     asked = EvaluateConfig.model_validate(
@@ -50,7 +51,8 @@ def validate_checkpoint(config: TrainConfig, step: int) -> dict[str, float]:
             "batch_size": section.batch_size,
             "max_new_tokens": section.max_new_tokens,
             "use_gpu": section.use_gpu,
-            "references": False,
+            "references": section.references is not None,
+            "train_data": section.references,
         }
     )
     return dict(flat(measure_here(asked, num_threads=max(1, int(section.cpus))), "eval"))

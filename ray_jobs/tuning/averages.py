@@ -1,6 +1,6 @@
 """Trials that only repeat each other (other seeds), taken together: means with confidence intervals.
 
-averages.md   a table of them, for a README or a paper
+averages.md   tables of them, one for each question, for a README or a paper
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_jobs.tuning.names import name_of
 from ray_jobs.tuning.space import Values, identity
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -22,6 +23,9 @@ _STUDENT = (
 """Quantile 0.975 of Student's t distribution with 1, 2, … 30 degrees of freedom."""
 _NORMAL = 1.96
 """What it comes down to with many."""
+
+_WHOLE = 100
+"""Figures from here on are told without a fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,10 @@ class Interval:
 
     def told(self) -> str:
         """For people."""
-        return f"{self.mean:.3g}" if self.half is None else f"{self.mean:.3g} ± {self.half:.2g}"
+        mean = f"{self.mean:,.0f}" if abs(self.mean) >= _WHOLE else f"{self.mean:.3g}"
+        if self.half is None:
+            return mean
+        return f"{mean} ± " + (f"{self.half:,.0f}" if self.half >= _WHOLE else f"{self.half:.2g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +98,54 @@ def _common(sweep: TuneConfig, trial: Trial) -> dict[str, object]:
     return {key: value for key, value in trial.values.items() if key not in sweep.average_over}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the trials say to one question."""
+
+    question: str
+    metrics: tuple[str, ...]
+    """Those that are known, in the order of the config."""
+    groups: tuple[Group, ...]
+    """In the order of the space, so that all tables can be read side by side."""
+
+
+def answers_of(sweep: TuneConfig, trials: Sequence[Trial]) -> list[Answer]:
+    """Every question of the sweep that anything is known of; of a sweep without questions, its metrics as one."""
+    ranked = groups_of(sweep, trials)
+    groups = tuple(sorted(ranked, key=lambda group: group.trials[0].number)) if sweep.questions else tuple(ranked)
+    asked = sweep.questions or {"Compared": sweep.metrics}
+    found = []
+    for question, metrics in asked.items():
+        known = tuple(metric for metric in metrics if any(group.interval(metric) for group in groups))
+        if known:
+            found.append(Answer(question=question, metrics=known, groups=groups))
+    return found
+
+
+def markdown_of(sweep: TuneConfig, answer: Answer) -> str:
+    """The table of a question, in Markdown."""
+    keys = [key for key in sweep.space if key not in sweep.average_over]
+    columns = [*keys, "trials", *(name_of(metric) for metric in answer.metrics)]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(keys)}{'---:|' * (1 + len(answer.metrics))}"]
+    for group in answer.groups:
+        cells = [str(group.values[key]) for key in keys] + [str(len(group.trials))]
+        cells += ["–" if (one := group.interval(metric)) is None else one.told() for metric in answer.metrics]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def write_averages(sweep: TuneConfig, trials: Sequence[Trial]) -> Path | None:
     """Write ``averages.md``, if the sweep averages over anything."""
     if not sweep.average_over:
         return None
-    groups = groups_of(sweep, trials)
-    keys = [key for key in sweep.space if key not in sweep.average_over]
-    metrics = [metric for metric in sweep.metrics if any(group.interval(metric) for group in groups)]
-    lines = [f"| {' | '.join((*keys, 'trials', *metrics))} |", f"|{'---|' * (len(keys) + 1 + len(metrics))}"]
-    for group in groups:
-        cells = [str(group.values[key]) for key in keys] + [str(len(group.trials))]
-        cells += ["–" if (one := group.interval(metric)) is None else one.told() for metric in metrics]
-        lines.append(f"| {' | '.join(cells)} |")
+    parts = []
+    for answer in answers_of(sweep, trials):
+        parts += [f"### {answer.question}", ""] if sweep.questions else []
+        parts += [markdown_of(sweep, answer), ""]
     over = ", ".join(sweep.average_over)
-    lines += ["", f"Means over {over}, with half the width of their 95 % confidence interval (Student's t)."]
+    parts.append(f"Means over {over}, ± half the width of their 95 % confidence interval (Student's t).")
     path = sweep.run_dir / AVERAGES
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path

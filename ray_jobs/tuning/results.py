@@ -2,6 +2,7 @@
 
 trials.parquet   a row for every trial: its values, state and figures
 best.yaml        the winner's settings, which ``python -m ray_jobs.train --config`` takes
+best_then.yaml   those of its second stage, to be trained after it
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from ray_jobs.tuning.averages import groups_of
-from ray_jobs.tuning.space import train_config
+from ray_jobs.tuning.space import then_config, train_config
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig, dump_config
 
-TABLE, BEST = "trials.parquet", "best.yaml"
+TABLE, BEST, BEST_THEN = "trials.parquet", "best.yaml", "best_then.yaml"
 NUM_GROUPS = 4
 """Into so many groups of about equal size the values of a range are put, to see what it is worth."""
 
@@ -135,13 +136,23 @@ def write_table(sweep: TuneConfig, trials: Sequence[Trial]) -> Path:
 
 
 def write_best(sweep: TuneConfig, best: Trial) -> Path:
-    """Write the winner's settings as ``best.yaml``: the run that it describes has a name of its own, and begins anew."""
+    """Write the winner's settings as ``best.yaml``: the run that it describes has a name of its own, and begins anew.
+
+    Its second stage is in ``best_then.yaml``, and starts from that run.
+    """
     config = train_config(sweep, best.values, name=f"{sweep.name}-best", output_dir=sweep.output_dir)
     store = config.checkpoint.model_copy(update={"store": sweep.train.checkpoint.store})
-    path = sweep.run_dir / BEST
-    temporary = path.with_suffix(".tmp")
+    config = config.model_copy(update={"checkpoint": store})
     values = ", ".join(f"{key}={value}" for key, value in best.values.items())
-    text = f"# The best trial of the sweep {sweep.name}, number {best.number}: {values}\n"
-    temporary.write_text(text + dump_config(config.model_copy(update={"checkpoint": store})), encoding="utf-8")
+    about = f"# The best trial of the sweep {sweep.name}, number {best.number}: {values}\n"
+    then = then_config(sweep, best.values, config)
+    if then is not None:
+        _write(sweep.run_dir / BEST_THEN, about + dump_config(then))
+    return _write(sweep.run_dir / BEST, about + dump_config(config))
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
     return path

@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 def run_trial(
     config: dict[str, int], *, sweep: TuneConfig, train: Callable[[TrainConfig], Path], directory: str
 ) -> None:
-    """Train one trial, from its newest checkpoint if it has one; what a Tune trial runs, in a process of its own.
+    """Train one trial, all its stages, from its newest checkpoint if it has one; what a Tune trial runs, in a process of its own.
 
     Args:
         config: its number.
@@ -57,7 +57,8 @@ def run_trial(
     trials = Trials(sweep)
     trial = trials.read(config[NUMBER])
     try:
-        train(trials.config(trial))
+        for stage in trials.configs(trial):  # of the first one too, where it is finished: its evaluation may be left
+            train(stage)
     except launch.Stopped:
         if (why := trial.halted) is None:
             return  # the whole sweep is to stop, and goes on another time
@@ -179,7 +180,7 @@ def num_at_a_time(sweep: TuneConfig) -> int:
         ConfigError: it has no room for a single one.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = most_at_a_time(sweep.train, nodes)
+    most = min(most_at_a_time(stage, nodes) for stage in sweep.stages)
     return min(most, sweep.max_concurrent or most)
 
 

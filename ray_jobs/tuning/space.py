@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ray_jobs.training.before_start import with_absolute_paths
-from setok.config import Dimension, TrainConfig, TuneConfig, build, set_value
+from setok.checkpoint import home_of
+from setok.config import THEN, Dimension, TrainConfig, TuneConfig, build, set_value
 from setok.data.storage import beside
 from setok.errors import ConfigError
 
@@ -20,6 +21,7 @@ Values = Mapping[str, Any]
 """One value of every dimension; of variants their name."""
 DIGITS = 6
 """Significant digits of values from a range: enough for every purpose, and they can be read."""
+_OF_THEN = f"{THEN}."
 NUM_CHECKED = 100
 """Combinations that are tried before a sweep whose trials are not known in advance."""
 
@@ -93,15 +95,43 @@ def changes_of(sweep: TuneConfig, values: Values) -> dict[str, Any]:
 
 
 def train_config(sweep: TuneConfig, values: Values, *, name: str, output_dir: str) -> TrainConfig:
-    """The training run of some values.
+    """The training run of some values: the first one of their trial.
 
     Raises:
         ConfigError: there is no such setting, or the values do not go together.
     """
     tree = sweep.train.model_dump(mode="json") | {"name": name, "output_dir": output_dir}
     tree["checkpoint"]["store"] = store_of_trials(sweep)
+    own = {key: value for key, value in changes_of(sweep, values).items() if not key.startswith(_OF_THEN)}
+    return _changed(tree, own, values)
+
+
+def then_config(sweep: TuneConfig, values: Values, first: TrainConfig) -> TrainConfig | None:
+    """The second training run of some values, which starts from the first one and lies below it; ``None`` without one.
+
+    Raises:
+        ConfigError: there is no such setting, or the values do not go together.
+    """
+    if sweep.then is None:
+        return None
+    store = first.checkpoint.store
+    taken: dict[str, Any] = {
+        "name": THEN,
+        "output_dir": str(first.run_dir),
+        "seed": first.seed,
+        **{section: getattr(first, section).model_dump(mode="json") for section in ("model", "scaling")},
+    }
+    tree = sweep.then.model_dump(mode="json") | taken
+    tree["checkpoint"] |= {"init_from": home_of(first), "store": store and beside(store, f"/{first.name}")}
+    changes = changes_of(sweep, values).items()
+    own = {key.removeprefix(_OF_THEN): value for key, value in changes if key.startswith(_OF_THEN)}
+    return _changed(tree, own, values)
+
+
+def _changed(tree: dict[str, Any], changes: Mapping[str, Any], values: Values) -> TrainConfig:
+    """A run's settings with some changes; ``values`` are what to name where they cannot be."""
     try:
-        for key, value in changes_of(sweep, values).items():
+        for key, value in changes.items():
             set_value(tree, key, value)
         return build(TrainConfig, tree)
     except ConfigError as error:
@@ -148,10 +178,19 @@ def check_space(sweep: TuneConfig) -> None:
     else:
         candidates = known_values(sweep)
     for values in candidates:
-        train_config(sweep, values, name="check", output_dir=sweep.output_dir)
+        then_config(sweep, values, train_config(sweep, values, name="check", output_dir=sweep.output_dir))
 
 
 def with_absolute_base(sweep: TuneConfig) -> TuneConfig:
     """The same sweep with paths that mean the same in Ray's processes."""
     folder = str(Path(sweep.output_dir).absolute())
-    return sweep.model_copy(update={"output_dir": folder, "train": with_absolute_paths(sweep.train)})
+    update: dict[str, Any] = {"output_dir": folder, "train": with_absolute_paths(sweep.train)}
+    if sweep.then is not None:
+        then = with_absolute_paths(sweep.then)
+        if sweep.words is not None and then.setokim is not None and then.setokim.text_tokenizer == sweep.words.output:
+            # Not there yet when the sweep is started for the first time, and the same run when it is later.
+            words = str(Path(sweep.words.output).absolute())
+            then = then.model_copy(update={"setokim": then.setokim.model_copy(update={"text_tokenizer": words})})
+        starts = then.checkpoint.model_copy(update={"init_from": sweep.then.checkpoint.init_from})  # no path
+        update["then"] = then.model_copy(update={"checkpoint": starts})
+    return sweep.model_copy(update=update)

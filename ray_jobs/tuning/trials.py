@@ -4,6 +4,7 @@
                           /halted.json    that it fell behind and is to end early, and why
                           /result.json    what became of it
                           /…              the training run itself: checkpoints, metrics.jsonl
+                          /then/…         the run of its second stage, where the sweep has one
 
 Every file is written once, in one move. Whoever starts a sweep writes the first two; the trial's process writes the third, or
 whoever started the sweep where that process died.
@@ -20,9 +21,9 @@ from typing import Any, Literal
 
 from ray_jobs.training.stopping import STOP
 from ray_jobs.training.tracking import read_metrics
-from ray_jobs.tuning.space import Values, identity, store_of_trials, train_config
+from ray_jobs.tuning.space import Values, identity, store_of_trials, then_config, train_config
 from setok.checkpoint import Evaluations
-from setok.config import TrainConfig, TuneConfig
+from setok.config import THEN, TrainConfig, TuneConfig
 from setok.data.storage import beside
 
 TRIALS = "trials"
@@ -99,10 +100,12 @@ class Trial:
 
     def ask_to_stop(self) -> None:
         """Have its run save and stop; to be repeated while it runs, since a run that starts forgets older requests."""
-        (self.folder / STOP).touch()
+        for folder in (self.folder, self.folder / THEN):
+            if folder.is_dir():
+                (folder / STOP).touch()
 
     def history(self, metric: str) -> dict[int, float]:
-        """Values of a metric by optimizer step, oldest first, as far as they are known."""
+        """Values of a metric of the first stage by optimizer step, oldest first, as far as they are known."""
         if metric.startswith("eval/"):
             evaluations = Evaluations(self.home)
             found = ((step, evaluations.read(step)) for step in evaluations.steps())
@@ -110,14 +113,10 @@ class Trial:
         return {int(row["step"]): row[metric] for row in read_metrics(self.folder) if metric in row}
 
     def metrics(self) -> dict[str, float]:
-        """The newest value of everything that was logged, evaluations included."""
-        rows = [{name: value for name, value in row.items() if name != "time"} for row in read_metrics(self.folder)]
-        newest = {name: value for row in rows for name, value in row.items()}
-        evaluations = Evaluations(self.home)
-        for step in evaluations.steps():
-            if (one := evaluations.read(step)) is not None:
-                newest |= one.metrics
-        return newest
+        """The newest value of everything that was logged, evaluations included; of a second stage under ``then/``."""
+        first = _newest(self.folder, self.home)
+        second = _newest(self.folder / THEN, beside(str(self.home), f"/{THEN}"))
+        return first | {f"{THEN}/{name}": value for name, value in second.items()}
 
 
 class Trials:
@@ -150,13 +149,15 @@ class Trials:
         """Trials by what makes them the same."""
         return {identity(trial.values): trial for trial in self.all()}
 
-    def config(self, trial: Trial) -> TrainConfig:
-        """The training run of a trial.
+    def configs(self, trial: Trial) -> list[TrainConfig]:
+        """The training runs of a trial, in their order.
 
         Raises:
             ConfigError: its values are no longer possible, since the sweep's settings were changed.
         """
-        return train_config(self._sweep, trial.values, name=trial.name, output_dir=str(self.folder))
+        first = train_config(self._sweep, trial.values, name=trial.name, output_dir=str(self.folder))
+        second = then_config(self._sweep, trial.values, first)
+        return [first] if second is None else [first, second]
 
     def _trial_in(self, folder: Path) -> Trial | None:
         """The trial of a folder; a sweep that was killed may have left one without a file."""
@@ -167,6 +168,17 @@ class Trials:
         store = store_of_trials(self._sweep)
         home = folder if store is None else beside(store, f"/{folder.name}")
         return Trial(number=found["number"], values=found["values"], folder=folder, home=home)
+
+
+def _newest(folder: Path, home: str | Path) -> dict[str, float]:
+    """The newest value of everything that a run logged."""
+    rows = [{name: value for name, value in row.items() if name != "time"} for row in read_metrics(folder)]
+    newest = {name: value for row in rows for name, value in row.items()}
+    evaluations = Evaluations(home)
+    for step in evaluations.steps():
+        if (one := evaluations.read(step)) is not None:
+            newest |= one.metrics
+    return newest
 
 
 def _read(path: Path, kind: Any) -> Any:

@@ -85,6 +85,7 @@ from setok.config.training import (
     WandbConfig,
 )
 from setok.config.tune import (
+    THEN,
     Dimension,
     HalvingConfig,
     Objective,
@@ -93,6 +94,7 @@ from setok.config.tune import (
 
 __all__ = [
     "JOBS",
+    "THEN",
     "AccessConfig",
     "AugmentConfig",
     "BatchingConfig",

@@ -216,6 +216,11 @@ class TrainConfig(Job):
                     "--set validation.data=FOLDER, or another metric such as train/loss",
                 )
             return
+        if self.validation.references is not None and self.stage == "tokenizer":
+            raise ConfigError(
+                f"validation.references={self.validation.references} is for what Setokim is asked, and stage=tokenizer",
+                "leave validation.references out; python -m ray_jobs.evaluate measures those of a tokenizer",
+            )
         allowed = () if self.stage == "tokenizer" else EVALUATED_TASKS
         for task in self.validation.tasks:
             if task not in allowed:

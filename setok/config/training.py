@@ -160,6 +160,8 @@ class ValidationConfig(Section):
     """Records from the first on; ``null`` for all."""
     tasks: tuple[str, ...] = ()
     """Setokim: which of the tasks that the set's records have; empty for all."""
+    references: str | None = None
+    """Setokim: an ingested set to train on, whose most frequent answers and mean mask are measured, too; ``null``: neither is."""
     batch_size: int = Field(50, ge=1)
     max_new_tokens: int = Field(64, ge=1)
     """Setokim: most words of an answer or caption, in tokens."""

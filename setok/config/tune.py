@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from setok.config.data import ScenesConfig
 from setok.config.job import Job
-from setok.config.jobs import IngestConfig, TrainConfig
+from setok.config.jobs import IngestConfig, TrainConfig, WordsConfig
 from setok.config.section import Section
 from setok.errors import ConfigError, did_you_mean
 
 METRIC_GROUPS = ("train/", "eval/", "data/", "perf/")
+THEN = "then"
+"""Where the second stage of a trial lies: below its folder, and in front of its metrics (``then/eval/…``) and keys."""
+STAGES = ("tokenizer", "pretrain", "instruct")
+_TAKEN_OVER = ("model", "scaling", "seed")
+_OF_TRIALS = ("name", "output_dir", "checkpoint.init_from", "checkpoint.store")
+_FIRST_STAGE = "the trial's first stage"
 
 
 class Dimension(Section):
@@ -99,10 +106,16 @@ class TuneConfig(Job):
     """Families to generate, as in a pipeline."""
     ingest: tuple[IngestConfig, ...] = ()
     """Sets to ingest first; all trials read them."""
+    words: WordsConfig | None = None
+    """A text tokenizer to make of them, for language models from scratch."""
     train: TrainConfig
     """What is the same in all trials. ``scaling.num_workers=0`` trains every trial in one process, which starts sooner."""
+    then: TrainConfig | None = None
+    """A second stage, which every trial trains on top of its first one: the same language model on every tokenizer, say. Its
+    ``model``, ``seed``, ``scaling`` and ``checkpoint.store`` are those of the trial's ``train``, and it starts from that run."""
     space: dict[str, Dimension] = Field(min_length=1)
-    """What differs: dotted keys of ``train``, and what each may be. All combinations must be valid."""
+    """What differs: dotted keys of ``train``, with ``then.`` in front those of ``then``, and what each may be. All combinations
+    must be valid."""
     search: Literal["grid", "random", "optuna"] = "grid"
     """``grid``: all combinations; ``random``: drawn from ``seed``; ``optuna``: its tree-structured Parzen estimator."""
     num_trials: int | None = Field(None, ge=1)
@@ -111,6 +124,8 @@ class TuneConfig(Job):
     """The first one says which trial is best. With several, all trials that no other one beats in everything are marked."""
     figures: tuple[str, ...] = ("eval/mean_tokens", "perf/train_seconds")
     """Other metrics that the page shows."""
+    questions: dict[str, tuple[str, ...]] = {}
+    """What is to be found out, and the metrics that tell: a section of the page each, with one table and one figure."""
     average_over: tuple[str, ...] = ()
     """Dimensions that only repeat trials, such as ``seed``: figures are means over them, with confidence intervals."""
     halving: HalvingConfig | None = None
@@ -121,8 +136,13 @@ class TuneConfig(Job):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Objectives and other figures, each once."""
+        """Objectives and other figures, each once; those of ``questions`` stand by themselves."""
         return tuple(dict.fromkeys((*(objective.metric for objective in self.objectives), *self.figures)))
+
+    @property
+    def stages(self) -> tuple[TrainConfig, ...]:
+        """What every trial trains, one after the other."""
+        return (self.train,) if self.then is None else (self.train, self.then)
 
     @property
     def num_combinations(self) -> float:
@@ -132,6 +152,22 @@ class TuneConfig(Job):
             for dimension in self.space.values()
         ]
         return math.prod(sizes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_over(cls, tree: Any) -> Any:
+        """Give the second stage what it has from the first one, before it is checked by itself."""
+        if not isinstance(tree, Mapping):
+            return tree
+        train, then = tree.get("train"), tree.get(THEN)
+        if not isinstance(train, Mapping) or not isinstance(then, Mapping):
+            return tree
+        own = {key: value for key, value in then.items() if key not in _TAKEN_OVER}
+        taken = {key: train[key] for key in _TAKEN_OVER if key in train}
+        checkpoint = then.get("checkpoint") or {}
+        if isinstance(checkpoint, Mapping):
+            own["checkpoint"] = {**checkpoint, "init_from": _FIRST_STAGE}
+        return {**tree, THEN: own | taken}
 
     @model_validator(mode="after")
     def _consistent(self) -> TuneConfig:
@@ -151,6 +187,7 @@ class TuneConfig(Job):
         for key in keys:
             if key in ("name", "output_dir"):
                 raise ConfigError(f"space has {key}, which every trial has for itself", f"leave {key} out")
+            self._check_then_key(key)
             if key.split(".")[0] == "scaling":
                 raise ConfigError(
                     f"space has {key}, and how many trials have room at a time depends on all being alike in this",
@@ -161,21 +198,59 @@ class TuneConfig(Job):
                 raise ConfigError(
                     f"average_over has {key!r}, which is no dimension of the space", did_you_mean(key, self.space)
                 )
+        if self.then is not None and STAGES.index(self.then.stage) <= STAGES.index(self.train.stage):
+            raise ConfigError(
+                f"then.stage={self.then.stage} does not come after train.stage={self.train.stage}",
+                "set then.stage=instruct, or leave then out",
+            )
         self._check_metrics()
+        self._check_halving()
         return self
 
+    def _check_then_key(self, key: str) -> None:
+        first, _, rest = key.partition(".")
+        if first != THEN:
+            return
+        if self.then is None:
+            raise ConfigError(
+                f"space has {key}, and there is no second stage", "give the section then, or leave it out"
+            )
+        if any(rest == taken or rest.startswith(f"{taken}.") for taken in (*_TAKEN_OVER, *_OF_TRIALS)):
+            raise ConfigError(
+                f"space has {key}, and the second stage takes {rest} from the trial's first one",
+                f"set {rest} of the first stage where it may differ, or leave {key} out",
+            )
+
     def _check_metrics(self) -> None:
-        for objective in self.objectives:
-            if not objective.metric.startswith(METRIC_GROUPS):
+        for metric in self.metrics + tuple(metric for group in self.questions.values() for metric in group):
+            of_then = metric.startswith(f"{THEN}/")
+            own = metric.removeprefix(f"{THEN}/")
+            if not own.startswith(METRIC_GROUPS):
                 raise ConfigError(
-                    f"objectives names {objective.metric!r}, which is no metric",
-                    f"metrics begin with {', '.join(METRIC_GROUPS)}: for example train/loss or eval/psnr",
+                    f"objectives, figures or questions name {metric!r}, which is no metric",
+                    f"metrics begin with {', '.join(METRIC_GROUPS)}: for example train/loss or eval/psnr; those of the"
+                    f" second stage with {THEN}/ in front",
                 )
-            if objective.metric.startswith("eval/") and self.train.validation is None:
+            if of_then and self.then is None:
                 raise ConfigError(
-                    f"{objective.metric} is measured by train.validation, and that is empty",
-                    "--set train.validation.data=FOLDER, or another metric such as train/loss",
+                    f"{metric} is of a second stage, and there is none", "give the section then, or leave it out"
                 )
+            run, key = (self.then, THEN) if of_then else (self.train, "train")
+            if own.startswith("eval/") and run is not None and run.validation is None and self._is_objective(metric):
+                raise ConfigError(
+                    f"{metric} is measured by {key}.validation, and that is empty",
+                    f"--set {key}.validation.data=FOLDER, or another metric such as train/loss",
+                )
+
+    def _is_objective(self, metric: str) -> bool:
+        return any(objective.metric == metric for objective in self.objectives)
+
+    def _check_halving(self) -> None:
+        if self.halving is not None and self.objectives[0].metric.startswith(f"{THEN}/"):
+            raise ConfigError(
+                f"halving judges the first stage, and the objective {self.objectives[0].metric} is of the second one",
+                "leave halving out, or choose an objective without then/",
+            )
         if self.halving is not None and len(self.objectives) > 1:
             raise ConfigError(
                 f"halving needs to know which of two trials is better, and there are {len(self.objectives)} objectives",

@@ -175,6 +175,8 @@ def test_settings_that_are_wrong(squares: Path, tmp_path: Path) -> None:
         config_of(squares, tmp_path, validation=None, checkpoint={"keep_best": 1, "best_metric": "eval/psnr"})
     with pytest.raises(ConfigError, match=r"'vqa'(.|\n)*stage=tokenizer"):
         config_of(squares, tmp_path, validation={"tasks": ["vqa"]})
+    with pytest.raises(ConfigError, match=r"validation.references=.*(.|\n)*leave validation.references out"):
+        config_of(squares, tmp_path, validation={"references": str(squares)})
     with pytest.raises(DataError, match=r"nowhere' does not exist(.|\n)*ray_jobs.ingest"):
         train(config_of(squares, tmp_path, validation={"data": str(tmp_path / "nowhere")}))
 

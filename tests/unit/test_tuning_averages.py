@@ -57,7 +57,7 @@ def test_seeds_are_taken_together_and_the_best_mean_wins(tmp_path: Path) -> None
     path = write_averages(sweep, trials.all())
     assert path is not None
     table = path.read_text().splitlines()
-    assert table[0] == "| optim.learning_rate | trials | train/loss |"
+    assert table[0] == "| optim.learning_rate | trials | training loss |"
     assert table[2] == "| 0.2 | 2 | 4.5 ± 6.4 |"
     page = check(render_sweep(sweep, trials.all()))
     assert "95 % confidence" in page.text and "4.5 ± 6.4" in page.text

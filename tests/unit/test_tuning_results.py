@@ -141,7 +141,7 @@ def test_the_page_is_well_formed_and_holds_every_trial(tmp_path: Path) -> None:
     page = check(render_sweep(sweep, trials))
     assert page.unlabelled == [] and page.loads == []
     assert "Trial 3 is best" in page.text
-    assert "it broke" in page.text and "8 training runs" in page.text
+    assert "it broke" in page.text and "8 trials" in page.text
     assert page.tags.count("tr") == 9
     assert page.tags.count("svg") == 2 + 2 * 2 + 1 + 1
 
