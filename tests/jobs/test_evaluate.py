@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.killing import kill_in_the_middle
 
 from ray_jobs.evaluate import evaluate
 from ray_jobs.evaluation import files, tokenizer_files
@@ -28,6 +27,7 @@ from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.concepts import build_concept_encoder
 from setok.stages import TokenizerTask
 from tests.evaluations import Here, write_official_set
+from tests.killing import kill_in_the_middle
 from tests.setokim_runs import write_run
 
 pytestmark = pytest.mark.usefixtures("ray_local")

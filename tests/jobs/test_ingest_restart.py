@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tests.killing import kill_in_the_middle
 
 from ray_jobs.ingest import ingest
 from ray_jobs.ingesting.journal import JOURNAL, Entry
 from setok.config import IngestConfig, build
 from setok.data.schema import MANIFEST
+from tests.killing import kill_in_the_middle
 
 NUM_PICTURES, ROWS = 160, 4
 
