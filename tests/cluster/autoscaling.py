@@ -39,8 +39,11 @@ def cluster() -> Any:
                 "cluster_name": "fake",
                 "max_workers": MOST_NODES,
                 "provider": provider,
-                "available_node_types": {**worker_node_types, "head": head},
-                "head_node_type": "head",
+                "available_node_types": {
+                    **worker_node_types,
+                    "ray.head.default": head,
+                },  # the provider's own name for it
+                "head_node_type": "ray.head.default",
                 "upscaling_speed": 10.0,
                 "auth": {},
                 "file_mounts": {},
