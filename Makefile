@@ -97,7 +97,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  else echo "$(TORCH_INDEX) does not answer: taking torch from where pip is set up to look"; fi; \
 	fi; \
 	set -x; \
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install $$index -c constraints.txt "torch==$(TORCH)$(TORCH_BUILD)" -e ".[dev,tracking]" || { \
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install $$index -c constraints.txt "torch==$(TORCH)$(TORCH_BUILD)" -e ".[dev,tracking,cluster]" || { \
 	  set +x; echo; echo "The installation failed; pip's message is above."; \
 	  [ -z "$(TORCH_BUILD)" ] || echo "If it found no torch==$(TORCH)+cpu: set TORCH_INDEX to a mirror, PIP_FIND_LINKS to a folder with that wheel, or CUDA=1 for the CUDA build."; \
 	  exit 1; }

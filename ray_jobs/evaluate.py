@@ -19,7 +19,7 @@ from typing import Any
 from ray_jobs import launch
 from ray_jobs.evaluation.files import METRICS, write_metrics
 from ray_jobs.evaluation.measure import measure
-from ray_jobs.evaluation.preflight import works_of
+from ray_jobs.evaluation.preflight import labels_of, works_of
 from ray_jobs.evaluation.replicas import check_resources
 from ray_jobs.reporting.comparison import lines_of, on_console
 from ray_jobs.reporting.evaluation import REPORT, TABLE, write_evaluation
@@ -68,12 +68,17 @@ SHORTCUTS = (
     launch.Shortcut(
         flag="--checkpoints",
         metavar="RUN",
-        help="runs or checkpoints, measured side by side",
+        help="runs, checkpoints or exported folders, measured side by side",
         overrides=_checkpoints,
         several=True,
+        must="checkpoint",
     ),
     launch.Shortcut(
-        flag="--data", metavar="SET", help="the ingested set", overrides=lambda given: [f"data={given[0]}"]
+        flag="--data",
+        metavar="SET",
+        help="the ingested set",
+        overrides=lambda given: [f"data={given[0]}"],
+        must="data",
     ),
     launch.Shortcut(
         flag="--tasks",
@@ -96,7 +101,7 @@ def describe(config: EvaluateConfig) -> None:
     for label, work in works_of(config).items():
         launch.console().print(
             f"{label}: {', '.join(work.tasks)}; {work.num_rows} of {work.manifest.num_rows} rows of {config.data} with"
-            f" {work.path}, {config.num_replicas} replica(s) → {work.config.run_dir / METRICS}"
+            f" {work.trained.path}, {config.num_replicas} replica(s) → {work.config.run_dir / METRICS}"
         )
 
 
@@ -107,7 +112,7 @@ def main() -> None:
         return
     config = launch.parse(EvaluateConfig, __doc__ or "", dry_run=describe, shortcuts=SHORTCUTS, preset="evaluate")
     metrics = evaluate(config)
-    found = metrics["checkpoints"] if config.beside else {config.name: metrics}
+    found = metrics["checkpoints"] if config.beside else {labels_of([config.checkpoint])[0]: metrics}
     on_console(lines_of(found), list(found))
     launch.console().print(f"→ {config.run_dir}: {METRICS}, {TABLE}, {REPORT}")
 

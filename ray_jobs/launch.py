@@ -20,7 +20,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from setok.config import Job, dump_config, list_presets, load_config
-from setok.errors import SetokError
+from setok.errors import ConfigError, SetokError
 
 J = TypeVar("J", bound=Job)
 
@@ -73,6 +73,8 @@ class Shortcut:
     """From the flag's values to what ``--set`` takes."""
     several: bool = False
     """Whether it takes more than one value."""
+    must: str = ""
+    """A setting that somebody must have given: what the preset of a command has there is only an example."""
 
 
 class _RunNow(argparse.Action):
@@ -111,7 +113,6 @@ def parse(
     parser.add_argument(
         "--config",
         required=preset is None,
-        default=preset,
         metavar="NAME|FILE",
         help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
     )
@@ -144,10 +145,13 @@ def parse(
         given = getattr(arguments, shortcut.flag.removeprefix("--").replace("-", "_"))
         overrides += shortcut.overrides(given) if given else ()
     overrides += [override for group in arguments.set for override in group]
-    config = load_config(kind, arguments.config, overrides)
+    # argparse has asked for one of the two
+    config = load_config(kind, arguments.config or str(preset), overrides)
     if arguments.print_config:
         sys.stdout.write(dump_config(config))
         raise SystemExit(0)
+    if arguments.config is None:
+        _check_given(shortcuts, overrides)
     if arguments.dry_run:
         if dry_run is not None:
             dry_run(config)
@@ -161,6 +165,17 @@ def parse(
         if value is not None:
             raise SystemExit(action.run(config, value))
     return config
+
+
+def _check_given(shortcuts: Sequence[Shortcut], overrides: Sequence[str]) -> None:
+    """Refuse to go on with examples where nobody said what the command is to work on."""
+    settings = {override.partition("=")[0] for override in overrides}
+    lacking = [f"{s.flag} {s.metavar}" for s in shortcuts if s.must and s.must not in settings]
+    if lacking:
+        raise ConfigError(
+            f"nothing to work on was named: {' and '.join(lacking)} must be given",
+            "add what is missing, or give --config FILE; --help shows everything",
+        )
 
 
 def run(main: Callable[[], Any]) -> NoReturn:

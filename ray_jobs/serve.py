@@ -13,7 +13,7 @@ from typing import Any
 
 from ray_jobs import launch
 from setok.config import ServeConfig, load_config
-from setok.errors import ConfigError
+from setok.errors import ConfigError, SetokError
 from setok.serving.keys import ENVIRONMENT, ApiKeys, new_key
 
 APPLICATION = "setok"
@@ -49,39 +49,43 @@ def access_of(config: ServeConfig) -> ApiKeys:
 
 
 def _run_here(config: ServeConfig, keys: ApiKeys) -> None:
-    """In this process, without Ray."""
-    import torch
+    """Without Ray: the web server in this process, the model in another.
+
+    Raises:
+        SetokError: the model's process has ended.
+    """
     import uvicorn
 
     from ray_jobs.serving.app import create_app
-    from ray_jobs.serving.backend import LocalBackend
-    from setok.serving.engine import Engine
-    from setok.serving.model import ServedModel
+    from ray_jobs.serving.process import ModelProcess
+    from setok.data.images import configure_opencv
 
-    torch.set_num_threads(config.replicas.threads)
-    device = "cuda" if config.replicas.gpus else "cpu"
-    engine = Engine(ServedModel.load(config.checkpoint, name=config.served_name, device=device), config.batching)
-    engine.start()
-    _say_where(config)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(LocalBackend(engine), config, keys),
-            host=config.server.host,
-            port=config.server.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(config.server.drain_s),
-        )
-    )
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # uvicorn takes them meanwhile, and raises them again when it has ended
-        signal.signal(number, lambda *_: None)
+    configure_opencv(num_threads=1)
+    model = ModelProcess(config)
     try:
+        _say_where(config)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(model, config, keys),
+                host=config.server.host,
+                port=config.server.port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=int(config.server.drain_s),
+            )
+        )
+        model.on_lost = lambda: setattr(server, "should_exit", True)
+        server.should_exit = model.exitcode is not None
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them, and raises them again when it has ended
+            signal.signal(number, lambda *_: None)
         server.run()
+        if model.exitcode is not None:
+            raise SetokError(
+                f"the model's process ended with exit code {model.exitcode}",
+                "start the server again; -9 is what the system does where memory runs out: batching.max_places bounds it",
+            )
     finally:
-        engine.stop(timeout_s=config.server.drain_s)
+        model.stop(timeout_s=config.server.drain_s)
 
 
 def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
@@ -112,7 +116,7 @@ def _check_resources(config: ServeConfig, has: dict[str, float]) -> None:
         raise ConfigError(
             f"{least} replica(s) and {config.ingress.replicas} ingress need {cpus:g} CPUs, and the cluster has"
             f" {has.get('CPU', 0):g}",
-            "lower replicas.cpus and ingress.cpus, or replicas.max=0 to serve from one process",
+            "lower replicas.cpus and ingress.cpus, or --set replicas.min=0 replicas.max=0 to serve without Ray",
         )
     if has.get("GPU", 0) < least * config.replicas.gpus:
         raise ConfigError(

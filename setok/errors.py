@@ -23,6 +23,10 @@ class SetokError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def about(self, what: str) -> SetokError:
+        """The same error with the name of the setting, option or file that it is about in front."""
+        return type(self)(f"{what}: {self.problem}", self.remedy)
+
     def __str__(self) -> str:
         return f"{self.problem}\n  → {self.remedy}" if self.remedy else self.problem
 

@@ -17,12 +17,12 @@ SETTINGS = "predictor.json"
 
 
 class PredictorSettings(Section):
-    """What ``setok.predictor.Predictor`` needs besides the model, so that it answers as the run does."""
+    """What ``setok.predictor`` needs besides the model, so that it answers as the run does."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the run's matrix products."""
     sequence: SequenceConfig = SequenceConfig()
-    """How conversations are written down."""
+    """How conversations are written down; a tokenizer has none."""
 
 
 def read_settings(folder: Path) -> PredictorSettings:
@@ -45,7 +45,7 @@ def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
 
     Args:
         checkpoint: a run, whose newest good checkpoint is taken, or a checkpoint, as ``setok.checkpoint.resolve`` takes it.
-        folder: where config.json, model.safetensors and preprocessor_config.json go.
+        folder: where config.json, model.safetensors, preprocessor_config.json and predictor.json go.
 
     Returns:
         The tokenizer, in evaluation mode.
@@ -61,6 +61,7 @@ def export_tokenizer(checkpoint: str | Path, folder: str | Path) -> SeTok:
     inside = "model.tokenizer" if config.stage == "tokenizer" else "model.setokim.tokenizer"
     load_model(source, tokenizer, inside, average=True)
     tokenizer.eval().save_pretrained(folder)
+    _write_settings(Path(folder), PredictorSettings(precision=config.train.precision))
     return tokenizer
 
 
@@ -91,9 +92,12 @@ def export_setokim(checkpoint: str | Path, folder: str | Path) -> Setokim:
     if model.language_model.new_tokens is not None:
         model.merge_lora()
     model.save_pretrained(folder)
-    settings = PredictorSettings(precision=config.train.precision, sequence=config.sequence)
-    (Path(folder) / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _write_settings(Path(folder), PredictorSettings(precision=config.train.precision, sequence=config.sequence))
     return model
+
+
+def _write_settings(folder: Path, settings: PredictorSettings) -> None:
+    (folder / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def _check_target(folder: Path) -> None:

@@ -22,8 +22,9 @@ def predictor_of(model: TokenizerConfig, precision: str = "fp32") -> TokenizerPr
     }
     config = build(TrainConfig, tree)
     torch.manual_seed(0)
-    task = TokenizerTask(config, build_concept_encoder(config.concepts).dim)
-    return TokenizerPredictor(config, task, torch.device("cpu"))
+    encoder = build_concept_encoder(config.concepts)
+    task = TokenizerTask(config, encoder.dim)
+    return TokenizerPredictor.of_task(config, task, encoder, torch.device("cpu"))
 
 
 def scenes_batch(count: int, *, size: int, padded: bool = False) -> ImageTextBatch:

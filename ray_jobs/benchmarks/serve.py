@@ -2,8 +2,9 @@
 
 Three things are measured with the same questions, pictures and seeds. The bare predictor answers all of them in batches. Then so
 many clients at once each send the next question as soon as they have an answer (a closed loop): the server's throughput, as a
-share of the predictor's. Then questions arrive by chance at given rates, whether the ones before have been answered or not (an
-open loop): latencies are counted from when a question was due, so that a server that is slow is not asked less.
+share of the predictor's. The two take turns, since a machine is not always as fast, and the share is the median over the rounds.
+Then questions arrive by chance at given rates, whether the ones before have been answered or not (an open loop): latencies are
+counted from when a question was due, so that a server that is slow is not asked less.
 
 python -m ray_jobs.benchmark serve --checkpoint my-setokim --concurrency 64 --requests 256
 python -m ray_jobs.benchmark serve --checkpoint my-setokim --address http://127.0.0.1:8000   # a server that runs already
@@ -238,10 +239,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="a server of this checkpoint that runs already; by default one is started")
     parser.add_argument(
         "--set", nargs="+", default=["replicas.min=0", "replicas.max=0"], metavar="KEY=VALUE",
-        help="settings of the server that is started; by default it serves from one process",
+        help="settings of the server that is started; by default it serves without Ray",
     )  # fmt: skip
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3, help="of the predictor and the server in turn")
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument(
         "--rates", help="questions a second of the open loop, such as 5,20; by default shares of the throughput"
@@ -255,42 +257,48 @@ def serve(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     predictor = Predictor.from_pretrained(arguments.checkpoint)
     tasks = tasks_of(arguments.requests, size=predictor.image_size, seed=0)
-    bare(predictor, tasks[: predictor.batch_size], max_tokens=arguments.max_tokens)  # warm
-    seconds, _ = bare(predictor, tasks, max_tokens=arguments.max_tokens)
-    figures: dict[str, Any] = {"predictor": {"seconds": seconds, "answered_per_second": len(tasks) / seconds}}
     if arguments.address:
-        figures |= measure(arguments.address, tasks, arguments, figures["predictor"]["answered_per_second"])
+        figures = measure(arguments.address, predictor, tasks, arguments)
     else:
         with server(arguments.checkpoint, arguments.set, threads=arguments.threads) as address:
-            figures |= measure(address, tasks, arguments, figures["predictor"]["answered_per_second"])
+            figures = measure(address, predictor, tasks, arguments)
     for line in table(figures):
         launch.console().print(line)
     if arguments.output:
         write_figures(arguments.output, figures)
 
 
-def measure(address: str, tasks: Sequence[Task], arguments: argparse.Namespace, reference: float) -> dict[str, Any]:
-    """Figures of a server.
-
-    Args:
-        reference: answers a second of the bare predictor.
-    """
+def measure(address: str, predictor: Predictor, tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Figures of a server and of the predictor."""
     with urllib.request.urlopen(f"{address}/v1/models", timeout=60) as response:
         model = json.load(response)["data"][0]["id"]
     asked = {"max_tokens": arguments.max_tokens}
-    asyncio.run(closed_loop(address, model, tasks[:8], concurrency=8, **asked))  # warm
-    closed = summarise(*asyncio.run(closed_loop(address, model, tasks, concurrency=arguments.concurrency, **asked)))
-    closed |= {"concurrency": arguments.concurrency, "of_predictor": closed["answered_per_second"] / reference}
+    warm = tasks[: predictor.batch_size]
+    bare(predictor, warm, **asked)
+    asyncio.run(closed_loop(address, model, warm, concurrency=arguments.concurrency, **asked))
+    alone, closed = [], []
+    for _ in range(arguments.rounds):
+        alone.append(len(tasks) / bare(predictor, tasks, **asked)[0])
+        loop = closed_loop(address, model, tasks, concurrency=arguments.concurrency, **asked)
+        closed.append(summarise(*asyncio.run(loop)))
+    shares = [found["answered_per_second"] / bare_one for bare_one, found in zip(alone, closed, strict=True)]
+    middle = closed[int(np.argsort(shares)[len(shares) // 2])]
+    throughput = middle["answered_per_second"]
     rates = (
         [float(rate) for rate in arguments.rates.split(",")]
         if arguments.rates
-        else [share * closed["answered_per_second"] for share in SHARES]
+        else [share * throughput for share in SHARES]
     )
     opened = []
     for number, rate in enumerate(rates):
         found = summarise(*asyncio.run(open_loop(address, model, tasks, rate=rate, seed=number, **asked)))
         opened.append({"rate": rate} | found)
-    return {"closed_loop": closed, "open_loop": opened}
+    return {
+        "predictor": {"answered_per_second": float(np.median(alone))},
+        "closed_loop": middle
+        | {"concurrency": arguments.concurrency, "of_predictor": float(np.median(shares)), "shares": shares},
+        "open_loop": opened,
+    }
 
 
 def table(figures: dict[str, Any]) -> Iterator[str]:

@@ -17,6 +17,8 @@ MODELS = frozenset({"path", "tokenizer", "text_tokenizer", "clip", "dino"})
 """A folder, or a name on a hub."""
 MIXTURE = frozenset({"train", "sources"})
 """Lists whose ``path`` is a set: ingested ones, and those in their official layout."""
+OF_A_TRIAL = ("then", "checkpoint", "init_from")
+"""Of a sweep in two stages: each trial's second stage starts from its own first one, and no path says where."""
 Trail = tuple[str | int, ...]
 
 
@@ -47,7 +49,7 @@ def _places(tree: Any, trail: Trail) -> Iterator[Place]:
     elif isinstance(tree, list):
         for number, value in enumerate(tree):
             yield from _places(value, (*trail, number))
-    elif isinstance(tree, str) and tree and (kind := _kind(trail)) is not None:
+    elif isinstance(tree, str) and tree and trail != OF_A_TRIAL and (kind := _kind(trail)) is not None:
         yield Place(trail=trail, kind=kind, value=tree)
 
 

@@ -30,6 +30,8 @@ def check_resources(config: TrainConfig, available: Mapping[str, float]) -> list
     for kind, amount in fewest.items():
         if amount > available.get(kind, 0.0) + 1e-6:
             text = f"the run needs {amount:g} {kind}s, and there are {available.get(kind, 0.0):g}"
+            if config.scaling.wait_for_nodes:
+                return [warn("resources", f"{text} now: it waits for nodes", "see that the cluster may grow so far")]
             return [fail("resources", text, remedy)]
     for kind, amount in most.items():
         if amount > available.get(kind, 0.0) + 1e-6:

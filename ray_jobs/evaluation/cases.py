@@ -46,11 +46,11 @@ def choose(rows: Sequence[Row], num: int, *, seed: int) -> list[tuple[str, Row]]
 
 
 def goodness(row: Row) -> float | None:
-    """How good an answer is; ``None`` where nobody knows."""
+    """How good an answer is, by the figure that its task's table leads with; ``None`` where nobody knows."""
     if row["task"] == "segment":
         both, either = row["overlap"]
         return both / either if either else 1.0
-    name = {"vqa": "accuracy", "caption": "recall"}.get(row["task"], "psnr")
+    name = {"vqa": "accuracy", "caption": "f1"}.get(row["task"], "psnr")
     value: float | None = row.get(name)
     return value
 

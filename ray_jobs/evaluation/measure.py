@@ -30,7 +30,6 @@ from ray_jobs.evaluation.setokim_files import write_lines
 from ray_jobs.evaluation.setokim_replica import SetokimReplica
 from ray_jobs.evaluation.tokenizer_replica import TokenizerReplica
 from ray_jobs.evaluation.work import Work
-from setok import checkpoint
 from setok.data.storage import Storage
 from setok.metrics import scoring
 
@@ -91,9 +90,9 @@ def _setokim(work: Work, mean: np.ndarray | None) -> dict[str, Any]:
 def _what_ran(work: Work, seconds: float) -> dict[str, Any]:
     config = work.config
     return {
-        "checkpoint": Storage(work.place).name,
+        "checkpoint": Storage(work.trained.place).name,
         "stage": work.trained.stage,
-        "step": checkpoint.read_state(work.path).step,
+        "step": work.trained.step,
         "data": config.data,
         "tasks": list(work.tasks),
         "fingerprints": work.fingerprints,

@@ -5,45 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 from ray_jobs.evaluation.files import read_finished, refuse_another
 from ray_jobs.evaluation.journal import check
+from ray_jobs.evaluation.networks import check_networks
+from ray_jobs.evaluation.problems import Problems
+from ray_jobs.evaluation.trained import Trained, trained_of
 from ray_jobs.evaluation.work import Work, bare_records
 from ray_jobs.scoring.tasks import OWN, RUN, Run, Task, expanded
-from setok import checkpoint
-from setok.config import EvaluateConfig, TrainConfig
+from setok.config import EvaluateConfig
 from setok.data.schema import Manifest, Record
-from setok.errors import CheckpointError, ConfigError, DataError, SetokError
+from setok.errors import CheckpointError, ConfigError, DataError
 
 ONLY_SETOKIM = ("max_new_tokens", "guidance", "image_temperature")
-
-
-class Problems:
-    """What is wrong, gathered."""
-
-    def __init__(self) -> None:
-        self._found: list[SetokError] = []
-
-    def add(self, error: SetokError) -> None:
-        """Note a problem, once."""
-        if str(error) not in map(str, self._found):
-            self._found.append(error)
-
-    def settle(self) -> None:
-        """Go on if nothing was noted.
-
-        Raises:
-            SetokError: the one problem that there is.
-            ConfigError: several; each is told with what to do about it.
-        """
-        if len(self._found) == 1:
-            raise self._found[0]
-        if self._found:
-            listed = "".join(f"\n  - {error.problem}\n      → {error.remedy}" for error in self._found)
-            raise ConfigError(
-                f"the evaluation cannot start, {len(self._found)} things are wrong:{listed}", "mend them all"
-            )
 
 
 def works_of(config: EvaluateConfig) -> dict[str, Work]:
@@ -58,19 +33,19 @@ def works_of(config: EvaluateConfig) -> dict[str, Work]:
     specs = (config.checkpoint, *config.beside)
     for twice in sorted(spec for spec, count in Counter(specs).items() if count > 1):
         problems.add(ConfigError(f"checkpoint {twice} is named twice", "name every checkpoint once"))
-    works = {}
+    found: dict[str, Trained] = {}
     for label, spec in zip(labels_of(specs), specs, strict=True):
         try:
-            path = checkpoint.resolve(spec)
-            trained = checkpoint.read_config(path)
+            found[label] = trained_of(spec)
         except CheckpointError as error:
             problems.add(error)
-            continue
-        own = _alone(config, label, spec) if config.beside else config
-        _check_stage(own, trained, problems)
+    _check_stages(config, list(found.values()), tasks, problems)
+    works = {}
+    for label, trained in found.items():
+        own = _alone(config, label, trained) if config.beside else config
         if manifest is not None:
             fitting = _fitting(own, trained, manifest, tasks, problems)
-            works[label] = Work(config=own, path=path, trained=trained, manifest=manifest, tasks=fitting)
+            works[label] = Work(config=own, trained=trained, manifest=manifest, tasks=fitting)
     problems.settle()
     for work in works.values():
         if read_finished(work.config, work.fingerprints) is None:
@@ -81,7 +56,9 @@ def works_of(config: EvaluateConfig) -> dict[str, Work]:
 
 def labels_of(specs: Sequence[str]) -> list[str]:
     """A short name for every checkpoint: the last parts of its path that tell it from the others."""
-    parts = [[p for p in re.split(r"[/\\]+", spec) if p not in ("", ".", "..")] or ["checkpoint"] for spec in specs]
+    # A checkpoint is known by its run; its step alone says little.
+    short = [re.sub(r"[/\\]checkpoints[/\\]step_0*(\d+)[/\\]*$", r"-step-\1", spec) for spec in specs]
+    parts = [[p for p in re.split(r"[/\\]+", spec) if p not in ("", ".", "..")] or ["checkpoint"] for spec in short]
     while len(parts) > 1 and min(map(len, parts)) > 1 and len({own[-1] for own in parts}) == 1:
         parts = [own[:-1] for own in parts]
     for depth in range(1, max(map(len, parts)) + 1):
@@ -91,9 +68,15 @@ def labels_of(specs: Sequence[str]) -> list[str]:
     return labels
 
 
-def _alone(config: EvaluateConfig, label: str, spec: str) -> EvaluateConfig:
-    changes = {"name": label, "output_dir": str(config.run_dir), "checkpoint": spec, "beside": ()}
-    return config.model_copy(update=changes)
+def _alone(config: EvaluateConfig, label: str, trained: Trained) -> EvaluateConfig:
+    """What is asked of one of several; a tokenizer's evaluation does not depend on what is only Setokim's."""
+    changes = {"name": label, "output_dir": str(config.run_dir), "checkpoint": trained.spec, "beside": ()}
+    foreign = ONLY_SETOKIM if trained.stage == "tokenizer" else ()
+    return config.model_copy(update=changes | {key: _default(key) for key in foreign})
+
+
+def _default(key: str) -> Any:
+    return EvaluateConfig.model_fields[key].default
 
 
 # ---------------------------------------------------------------- one thing after the other
@@ -110,8 +93,6 @@ def _tasks(config: EvaluateConfig, problems: Problems) -> Mapping[str, Task]:
         if value is None:
             continue
         takers = [task for task in RUN if name in RUN[task].options]
-        if name != "variant" and not Path(value).exists():
-            problems.add(ConfigError(f"networks.{name}: there is no {value}", "look at the path"))
         if not any(task in tasks for task in takers):
             remedy = f"add one of: {', '.join(takers)}; or leave it out"
             problems.add(ConfigError(f"networks.{name} has no part in these tasks", remedy))
@@ -119,6 +100,7 @@ def _tasks(config: EvaluateConfig, problems: Problems) -> Mapping[str, Task]:
         for need in (need for need in run.needs if getattr(config.networks, need) is None):
             remedy = f"--set networks.{need}=FILE networks.variant=…"
             problems.add(ConfigError(f"task {name!r} needs the weights of {need}", remedy))
+    check_networks(config.networks, problems)
     return tasks
 
 
@@ -142,22 +124,41 @@ def _manifest(config: EvaluateConfig, problems: Problems) -> Manifest | None:
     return manifest
 
 
-def _check_stage(config: EvaluateConfig, trained: TrainConfig, problems: Problems) -> None:
-    """Refuse tasks of another stage, and settings of Setokim for a tokenizer, which has no use for them."""
+def _check_stages(
+    config: EvaluateConfig, trained: Sequence[Trained], tasks: Mapping[str, Task], problems: Problems
+) -> None:
+    """Refuse settings and tasks that none of the checkpoints has a use for, and checkpoints that no task takes."""
+    if not trained:
+        return
+    given = " and ".join(f"{one.spec} (stage={one.stage})" for one in trained)
     for key in ONLY_SETOKIM:
-        value, default = getattr(config, key), EvaluateConfig.model_fields[key].default
-        if trained.stage == "tokenizer" and value != default:
+        value = getattr(config, key)
+        if value != _default(key) and all(one.stage == "tokenizer" for one in trained):
             problem = f"{key}={value} has no part in the evaluation of stage=tokenizer"
-            remedy = f"leave {key} out, or name a pretrain or instruct run instead of {config.checkpoint}"
-            problems.add(ConfigError(problem, remedy))
+            problems.add(ConfigError(problem, f"leave {key} out, or name a pretrain or instruct run beside {given}"))
     for name, run in _named(config).items():
-        if not run.of_stage(trained.stage):
-            problem = f"task {name!r} needs the checkpoint of {run.stage}, and {config.checkpoint} is of stage={trained.stage}"
+        if not any(run.of_stage(one.stage) for one in trained):
+            problem = f"task {name!r} needs the checkpoint of {run.stage}, and there is {given}"
             problems.add(ConfigError(problem, "name another checkpoint, or leave the task out"))
+    for one in trained:
+        others = {other.stage for other in trained if other is not one}
+        told = _named(config) and not any(_takes(tasks, stage) for stage in others)
+        if tasks and not _takes(tasks, one.stage) and not told:
+            problem = f"none of the tasks takes {one.spec}, which is of stage={one.stage}"
+            remedy = f"leave it out, or add a task that does: {', '.join(_takes(OWN, one.stage))}"
+            problems.add(ConfigError(problem, remedy))
+        if one.is_exported and config.weights == "raw":
+            problem = f"weights=raw has no part in {one.spec}: what is exported is the running average, where the run kept one"
+            problems.add(ConfigError(problem, "leave weights out, or name the run"))
+
+
+def _takes(tasks: Mapping[str, Task], stage: str) -> list[str]:
+    """The tasks that take a checkpoint of a stage."""
+    return [name for name, task in tasks.items() if task.run is not None and task.run.of_stage(stage)]
 
 
 def _fitting(
-    config: EvaluateConfig, trained: TrainConfig, manifest: Manifest, tasks: Mapping[str, Task], problems: Problems
+    config: EvaluateConfig, trained: Trained, manifest: Manifest, tasks: Mapping[str, Task], problems: Problems
 ) -> dict[str, Task]:
     """The tasks that the checkpoint, the set and the networks allow; those named one by one must be among them."""
     num_rows = min(manifest.num_rows, config.limit or manifest.num_rows)
@@ -178,11 +179,10 @@ def _fitting(
         sources = f" of {' or '.join(named[name].sources)}" if named[name].sources else ""
         problem = f"task {name!r} finds nothing in {where}: it takes {named[name].asks[0]} records{sources}"
         problems.add(DataError(problem, f"name another set or task; there are {there}"))
-    if tasks and not fitting and not named:
-        wanted = ", ".join(allowed) or f"a checkpoint of stage={trained.stage}, which these tasks do not take"
-        problems.add(
-            DataError(f"{where} has nothing to ask: there are {there}", f"use a set with records for: {wanted}")
-        )
+    takes = _takes(tasks, trained.stage)
+    if takes and not fitting and named.keys().isdisjoint(takes):
+        remedy = f"use a set with records for: {', '.join(takes)}"
+        problems.add(DataError(f"{where} has nothing to ask {trained.spec}: there are {there}", remedy))
     return {name: task for name, task in tasks.items() if name in fitting}
 
 

@@ -33,10 +33,9 @@ _BLOBS = ("drawn", "truth", "mask")
 def batches(work: Work) -> tuple[list[Batch], list[Row]]:
     """What is to be asked, and rows for what cannot be."""
     trained, config = work.trained, work.config
-    assert trained.setokim is not None
-    path = trained.setokim.text_tokenizer or trained.setokim.language_model.path
-    assert path is not None
-    builder = SequenceBuilder(text_tokenizer(load_text_tokenizer(path)), trained.sequence, seed=0)
+    assert trained.text_tokenizer is not None
+    words = text_tokenizer(load_text_tokenizer(trained.text_tokenizer))
+    builder = SequenceBuilder(words, trained.sequence, seed=0)
     room = {"text": config.max_new_tokens, "picture": trained.sequence.max_image_tokens, "mask": 1}
     runs = [task.run for task in work.tasks.values() if task.run is not None]
     items: list[Item] = []
@@ -63,7 +62,7 @@ def task_of(work: Work, mean_image: np.ndarray | None) -> SetokimTask:
     config = work.config
     train = config.train_data or config.data
     return SetokimTask(
-        path=work.place,
+        path=work.trained.place,
         data=config.data,
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,

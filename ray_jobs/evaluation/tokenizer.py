@@ -42,7 +42,7 @@ def task_of(work: Work, mean_image: np.ndarray | None) -> ReplicaTask:
     """What every replica must know."""
     config = work.config
     return ReplicaTask(
-        path=work.place,
+        path=work.trained.place,
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
         sampling_steps=config.sampling_steps,

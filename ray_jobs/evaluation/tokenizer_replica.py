@@ -71,7 +71,7 @@ class TokenizerReplica:
         self.task = task
         self.predictor = TokenizerPredictor.from_checkpoint(task.path, device=task.device, weights=task.weights)
         self.mean_image = None if task.mean_image is None else torch.from_numpy(np.array(task.mean_image))
-        self.sides = scoring.grid_sides(self.predictor.config.model.clustering.max_tokens)
+        self.sides = scoring.grid_sides(self.predictor.tokenizer.config.clustering.max_tokens)
 
     @torch.inference_mode()
     def __call__(self, rows: Mapping[str, Any]) -> list[Row]:

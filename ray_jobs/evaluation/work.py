@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ray_jobs.evaluation.trained import Trained
 from ray_jobs.scoring.tasks import Task
-from setok import checkpoint
-from setok.config import EvaluateConfig, TrainConfig
+from setok.config import EvaluateConfig
 from setok.data.schema import Manifest, Record
 from setok.data.shards import read_bare_records
 from setok.data.storage import Storage
@@ -22,10 +20,7 @@ class Work:
 
     config: EvaluateConfig
     """Of this checkpoint alone; its ``run_dir`` is where the files go."""
-    path: Path
-    """The checkpoint's folder."""
-    trained: TrainConfig
-    """How it was trained."""
+    trained: Trained
     manifest: Manifest
     tasks: dict[str, Task]
 
@@ -35,15 +30,9 @@ class Work:
         return min(self.manifest.num_rows, self.config.limit or self.manifest.num_rows)
 
     @property
-    def place(self) -> str:
-        """The checkpoint, as replicas find it."""
-        return checkpoint.pin(self.config.checkpoint, self.path)
-
-    @property
     def fingerprints(self) -> dict[str, str]:
         """Of the checkpoint's contents and of the set's."""
-        digest = hashlib.sha256((self.path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
-        return {"checkpoint": digest, "data": self.manifest.fingerprint}
+        return {"checkpoint": self.trained.fingerprint, "data": self.manifest.fingerprint}
 
     @property
     def request(self) -> dict[str, Any]:

@@ -129,13 +129,13 @@ def bubble_chart(
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 2, width: int = 340) -> str:
-    """Horizontal bars from 0, one below the other, each with its label and value."""
+    """Horizontal bars from 0, one below the other, each with its label and value; the room is 100 where the unit is %."""
     known = [bar.value for bar in bars if _finite(bar.value)]
     if not known:
         return nothing(title, width, 90)
     row, value_width = 27, 54
     bar_left = max(118, 8 + math.ceil(_LETTER * max(len(bar.label) for bar in bars)))
-    scale = (width - bar_left - value_width) / max(max(known), 1e-9)
+    scale = (width - bar_left - value_width) / max(*known, 100 if unit == "%" else 1e-9)
     parts = []
     for number, bar in enumerate(bars):
         middle = number * row + row / 2

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from rich.markup import escape as plain
 from rich.table import Table
 
 from ray_jobs import launch
 from ray_jobs.reporting import setokim
-from ray_jobs.reporting.rows import ALONE, COMPARED, REFERENCES, Row, is_known, name_of, of_reference, show
+from ray_jobs.reporting.benchmarks import row_of
+from ray_jobs.reporting.rows import (
+    ALONE,
+    BEATS,
+    COMPARED,
+    REFERENCES,
+    Row,
+    is_better,
+    is_known,
+    label_of,
+    name_of,
+    of_reference,
+    show,
+)
 from ray_jobs.scoring.tasks import OWN, TASKS
 
 Metrics = Mapping[str, Any]
 Evaluations = Mapping[str, Metrics]
 """What ``metrics.json`` holds, by the name of the checkpoint."""
 _OF_TOKENS = {row.key: row for row in (*COMPARED, *ALONE)}
+NOTHING = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One figure, or a reference of the figure above."""
 
-    task: str
-    """Empty where it is that of the line above."""
+    task: str = ""
+    """With the number of samples; empty where it is that of the line above."""
+    scorer: str = ""
+    """Of a benchmark, whose definition its figures follow; beside its name."""
     figure: str
+    """Its name, its unit, and an arrow where lower is better."""
     values: tuple[str, ...]
-    """Of every checkpoint, ``–`` where it has none."""
+    """Of every checkpoint, ``–`` where it has none; a reference that does better has a mark in front."""
+    is_best: tuple[bool, ...] = ()
+    """Of every checkpoint, whether none of the others has a better figure; all false where they are the same."""
     is_reference: bool = False
 
 
@@ -37,13 +57,12 @@ def lines_of(evaluations: Evaluations) -> list[Line]:
     lines: list[Line] = []
     for task in TASKS:
         own = [_figures(task, metrics) for metrics in evaluations.values()]
-        number = next((_number(figures) for figures in own if figures), None)
-        about = f"{task} ({number:,})" if number is not None else task
         found = list(_of_task(task, own))
-        lines += [
-            Line(task=about if i == 0 else "", figure=name, values=values, is_reference=is_reference)
-            for i, (name, values, is_reference) in enumerate(found)
-        ]
+        if found:
+            number = next((_number(figures) for figures in own if figures), None)
+            about = f"{task} ({number:,})" if number is not None else task
+            found[0] = replace(found[0], task=about, scorer="" if task in OWN else TASKS[task].scorer)
+        lines += found
     return lines
 
 
@@ -60,55 +79,69 @@ def _number(figures: Metrics) -> int | None:
     return next((figures[name] for name in names if isinstance(figures.get(name), int)), None)
 
 
-def _of_task(task: str, own: Sequence[Metrics]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def _of_task(task: str, own: Sequence[Metrics]) -> Iterator[Line]:
     if task in OWN:
         yield from _tokens(own) if task == "tokens" else _setokim(task, own)
         return
-    for name in TASKS[task].headline:
-        values = [figures.get(name) for figures in own]
-        if any(is_known(value) for value in values):
-            yield name, tuple(_plain(value) for value in values), False
-    if not any(is_known(figures.get(name)) for name in TASKS[task].headline for figures in own):
-        notes = tuple(str(figures.get("note") or "–") if figures else "–" for figures in own)
-        if any(note != "–" for note in notes):
-            yield "no figure", notes, False
+    known = [key for key in TASKS[task].headline if any(is_known(figures.get(key)) for figures in own)]
+    for key in known:
+        yield _figure(row_of(task, key), [figures.get(key) for figures in own])
+    notes = tuple(str(figures.get("note") or NOTHING) if figures else NOTHING for figures in own)
+    if not known and any(note != NOTHING for note in notes):
+        yield Line(figure="no figure", values=notes)
 
 
-def _tokens(own: Sequence[Metrics]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def _tokens(own: Sequence[Metrics]) -> Iterator[Line]:
     for key in TASKS["tokens"].headline:
-        row = _OF_TOKENS[key]
-        if not any(is_known(figures.get(key)) for figures in own):
+        row, ours = _OF_TOKENS[key], [figures.get(key) for figures in own]
+        if not any(map(is_known, ours)):
             continue
-        yield _name(row), tuple(show(figures.get(key), row) for figures in own), False
-        for reference in REFERENCES:
+        yield _figure(row, ours)
+        for reference in (reference for reference in REFERENCES if not reference.is_finer):
             values = [of_reference(figures, reference).get(key) for figures in own]
-            name = next((name_of(figures, reference) for figures in own if figures), reference.short)
-            if any(map(is_known, values)) and (reference.path[-1] != "above"):
-                yield name, tuple(show(value, row) for value in values), True
+            if any(map(is_known, values)):
+                name = next((name_of(figures, reference) for figures in own if figures), reference.name)
+                yield _reference(row, name, values, ours)
 
 
-def _setokim(task: str, own: Sequence[Metrics]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def _setokim(task: str, own: Sequence[Metrics]) -> Iterator[Line]:
     about = setokim.TASKS[task]
     for row in about.figures:
-        if not any(is_known(figures.get(row.key)) for figures in own):
+        ours = [figures.get(row.key) for figures in own]
+        if not any(map(is_known, ours)):
             continue
-        yield _name(row), tuple(show(figures.get(row.key), row) for figures in own), False
+        yield _figure(row, ours)
         for path, name in about.references:
             values = [setokim.value_at(figures, (*path, row.key)) for figures in own]
             if any(map(is_known, values)):
-                yield name, tuple(show(value if is_known(value) else None, row) for value in values), True
+                yield _reference(row, name, values, [None] * len(own) if path == setokim.LIMIT else ours)
 
 
-def _plain(value: Any) -> str:
-    """A benchmark's figure, be it a share or percent."""
-    return "–" if not is_known(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+def _figure(row: Row, values: Sequence[Any]) -> Line:
+    """A figure of all checkpoints; what is shown alike is equally good."""
+    shown = tuple(show(value, row) if is_known(value) else NOTHING for value in values)
+    known = [value for value in values if is_known(value)]
+    best = {show(value, row) for value in known if not any(is_better(other, value, row) for other in known)}
+    differ = bool(row.better) and len({text for text in shown if text != NOTHING}) > 1
+    return Line(figure=label_of(row), values=shown, is_best=tuple(differ and text in best for text in shown))
 
 
-def _name(row: Row) -> str:
-    return f"{row.name}, {row.unit}" if row.unit else row.name
+def _reference(row: Row, name: str, values: Sequence[Any], ours: Sequence[Any]) -> Line:
+    """A reference of all checkpoints, marked where it does better than theirs."""
+    shown = []
+    for value, own in zip(values, ours, strict=True):
+        text = show(value, row) if is_known(value) else NOTHING
+        shown.append(f"{BEATS} {text}" if is_better(value, own, row) else text)
+    return Line(figure=name, values=tuple(shown), is_best=(False,) * len(shown), is_reference=True)
 
 
 # ---------------------------------------------------------------- as text, page and on the terminal
+
+
+def _marked(line: Line, mark: Callable[[str], str], text: Callable[[str], str] = str) -> list[str]:
+    """The values as text, the best ones marked."""
+    best = line.is_best or (False,) * len(line.values)
+    return [mark(text(value)) if is_best else text(value) for value, is_best in zip(line.values, best, strict=True)]
 
 
 def markdown(lines: Sequence[Line], labels: Sequence[str]) -> str:
@@ -116,36 +149,41 @@ def markdown(lines: Sequence[Line], labels: Sequence[str]) -> str:
     rows = [["task", "figure", *labels], ["---", "---", *["---:"] * len(labels)]]
     for line in lines:
         figure = f"· {line.figure}" if line.is_reference else line.figure
-        rows.append([line.task, figure, *line.values])
+        rows.append([line.task, figure, *_marked(line, lambda value: f"**{value}**")])
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def table(lines: Sequence[Line], labels: Sequence[str]) -> str:
-    """A table of a page."""
+    """A table of a page, each task below a line of its own."""
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
     body = []
     for line in lines:
-        cells = "".join(f'<td class="{"none" if line.is_reference else "ours"}">{escape(v)}</td>' for v in line.values)
-        kind = "" if line.task else ' class="more"'
-        name = f"<small>{escape(line.figure)}</small>" if line.is_reference else escape(line.figure)
-        body.append(f'<tr{kind}><td>{escape(line.task)}</td><th scope="row">{name}</th>{cells}</tr>')
+        if line.task:
+            scorer = f"<small>{escape(line.scorer)}</small>" if line.scorer else ""
+            name = f'<th scope="colgroup" colspan="{len(labels) + 1}">{escape(line.task)}{scorer}</th>'
+            body.append(f'<tr class="task">{name}</tr>')
+        texts = _marked(line, lambda value: f'<b title="the best of these">{value}</b>', escape)
+        cells = "".join(f"<td>{text}</td>" for text in texts)
+        kind = "reference" if line.is_reference else "figure"
+        body.append(f'<tr class="{kind}"><th scope="row">{escape(line.figure)}</th>{cells}</tr>')
     return (
         '<div class="scroll card" tabindex="0" role="region" aria-label="All figures"><table class="beside"><thead><tr>'
-        f'<th scope="col">task</th><th scope="col">figure</th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<th scope="col">figure</th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
 
 
 def on_console(lines: Sequence[Line], labels: Sequence[str]) -> None:
     """Print a table where people read."""
     shown = Table(box=None, pad_edge=False)
-    shown.add_column("task")
-    shown.add_column("figure")
+    for name in ("task", "figure"):
+        shown.add_column(name)
     for label in labels:
-        shown.add_column(label, justify="right")
+        shown.add_column(plain(label), justify="right")
     for line in lines:
         figure = f"  {line.figure}" if line.is_reference else line.figure
-        shown.add_row(line.task, figure, *line.values, style="dim" if line.is_reference else "")
+        values = _marked(line, lambda value: f"[bold]{value}[/bold]", plain)
+        shown.add_row(line.task, plain(figure), *values, style="dim" if line.is_reference else "")
     launch.console().print(shown)
 
 

@@ -13,6 +13,7 @@ from ray_jobs.reporting.data import EvaluationReport, ReportData
 from ray_jobs.reporting.examples import examples
 from ray_jobs.reporting.gallery import gallery
 from ray_jobs.reporting.page import REPORT, load_report_data, write_report
+from ray_jobs.reporting.rows import mark
 from ray_jobs.reporting.setokim import TASKS, SetokimReport
 
 TABLE = "table.md"
@@ -34,16 +35,23 @@ def write_evaluation(run_dir: Path, evaluations: Mapping[str, Mapping[str, Any]]
     data = load_report_data(run_dir)
     data = replace(
         data,
-        title=" and ".join(labels) if len(labels) < 4 else f"{len(labels)} checkpoints",
+        title=_listed(labels) if len(labels) < 4 else f"{len(labels)} checkpoints",
         name=run_dir.name,
         evaluations=tuple(_of_folders(data.evaluations, folders)),
         setokim=tuple(_of_folders(data.setokim, folders)),
     )
     beside = (
         "<section><h2>All figures</h2><p>Every figure of every task; below it, in small, what is reached without learning"
-        f" anything. The number of samples stands beside the task.</p>{table(lines, labels)}</section>"
+        f" anything, {mark(beats=True)}where that does better. The number of samples stands beside the task; ↓: lower is"
+        f" better.{' The best of a line is strong.' if len(labels) > 1 else ''}</p>{table(lines, labels)}</section>"
     )
     write_report(_with_figures(data), run_dir / REPORT, first=beside + "".join(_bare_cases(data)))
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Names as a sentence has them."""
+    *others, last = labels
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _with_figures(data: ReportData) -> ReportData:

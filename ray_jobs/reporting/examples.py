@@ -7,25 +7,29 @@ from html import escape
 from typing import Any
 
 from ray_jobs.evaluation.files import BEST, RANDOM, WORST
+from ray_jobs.reporting import layout
 
 _KINDS = (
-    (BEST, "Best", "as the figures count; of equals, some"),
+    (BEST, "Best", "highest {}; of equals, some"),
     (RANDOM, "Random", "drawn from the others by the seed"),
-    (WORST, "Worst", "as the figures count"),
+    (WORST, "Worst", "lowest {}; of equals, some"),
     (None, "", ""),
 )
-_FIGURES = {"segment": "IoU {:.2f}", "generate": "PSNR {:.1f} dB", "edit": "PSNR {:.1f} dB"}
+_CHOSEN_BY = {"vqa": "accuracy of the answer", "caption": "F1 of the things named", "segment": "IoU"}
+"""What the cases of a task are ranked by (``ray_jobs.evaluation.cases.goodness``); of drawn pictures it is PSNR."""
+_FIGURES = {"caption": "F1 {:.2f}", "segment": "IoU {:.2f}", "generate": "PSNR {:.1f} dB", "edit": "PSNR {:.1f} dB"}
 """How good a case is, where no answer in words says it."""
 
 
 def examples(cases: Sequence[Mapping[str, Any]]) -> str:
-    """Cards of some cases (as ``ray_jobs.evaluation.cases`` makes them): best, random, worst."""
+    """Cards of some cases of one task (as ``ray_jobs.evaluation.cases`` makes them): best, random, worst."""
     parts = []
     for kind, name, why in _KINDS:
         own = [case for case in cases if case.get("kind") == kind]
         if own:
-            head = f'<p class="group"><b>{name}</b>{why}</p>' if name else ""
-            parts.append(f'{head}<div class="asked">{"".join(map(_example, own))}</div>')
+            by = _CHOSEN_BY.get(own[0]["task"], "PSNR")
+            head = f'<p class="group"><b>{name}</b>{why.format(by)}</p>' if name else ""
+            parts.append(head + layout.cases([_example(case) for case in own]))
     return "".join(parts)
 
 
@@ -38,15 +42,16 @@ def _example(example: Mapping[str, Any]) -> str:
         for name, data in example["images"].items()
     )
     words = []
+    right = _plain(example["said"]) == _plain(example["truth"])
     if example["asked"]:
         words.append(f'<p class="ask">{escape(example["asked"])}</p>')
     if example["said"] or example["truth"]:
-        right = _plain(example["said"]) == _plain(example["truth"])
         mark = '<b class="right">✓</b> ' if right else '<b class="wrong">✗</b> '
         words.append(f"<p>{mark}{escape(example['said']) or '<i>nothing</i>'}</p>")
         if not right:
             words.append(f'<p class="true">{escape(example["truth"])}</p>')
-    if example["task"] in _FIGURES and example.get("goodness") is not None:
+    shows = example["task"] in _FIGURES and not (example["said"] and right)
+    if shows and example.get("goodness") is not None:
         words.append(f"<p>{_FIGURES[example['task']].format(example['goodness'])}</p>")
     return (
         f'<figure class="card n{len(example["images"])}"><div class="row">{pictures}</div>'
@@ -60,6 +65,7 @@ def _plain(text: str) -> str:
 
 STYLE = """
 .asked { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; margin-top: 18px; }
+.asked.one { grid-template-columns: minmax(0, 520px); } .asked.two { grid-template-columns: repeat(2, 1fr); }
 .asked figure { margin: 0; padding: 10px; break-inside: avoid; }
 .asked .row { display: grid; gap: 6px; grid-template-columns: repeat(3, 1fr); }
 .asked .n1 { display: grid; grid-template-columns: 1fr 2fr; gap: 12px; }
@@ -74,5 +80,5 @@ STYLE = """
 .asked .true { color: var(--muted); }
 .asked .right { color: var(--good); } .asked .wrong { color: var(--bad); }
 @media (max-width: 860px) { .asked { grid-template-columns: repeat(2, 1fr); } }
-@media (max-width: 620px) { .asked { grid-template-columns: 1fr; } }
+@media (max-width: 620px) { .asked, .asked.two { grid-template-columns: minmax(0, 1fr); } }
 """

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.reporting import setokim
+from ray_jobs.reporting import layout, setokim
 from ray_jobs.reporting.charts import Bar, bar_chart, bubble_chart, histogram
 from ray_jobs.reporting.data import (
     EvaluationReport,
@@ -23,7 +23,9 @@ from ray_jobs.reporting.rows import (
     REFERENCES,
     Reference,
     Row,
+    is_better,
     is_known,
+    mark,
     name_of,
     of_reference,
     set_of,
@@ -36,6 +38,8 @@ __all__ = ["EvaluationReport", "ReportData", "StageReport", "load_report_data", 
 
 REPORT = "report.html"
 _ROWS = {row.key: row for row in (*COMPARED, *ALONE)}
+_BESIDE = 3
+"""So many references stand below a headline figure."""
 _HEADLINES = ("psnr", "ari", "foreground_ari", "mean_tokens", "tokens_objects_correlation")
 
 
@@ -91,22 +95,23 @@ def render(data: ReportData, *, first: str = "") -> str:
 
 def _header(data: ReportData) -> str:
     first = data.evaluations[0] if data.evaluations else None
+    beside = [evaluation for evaluation in data.evaluations if _same_set(evaluation, data.evaluations[0])]
     parts = [
         f'<header><p class="eyebrow">{escape(data.name)}</p><h1>{escape(data.title)}</h1><p class="lead">'
         f"{_what(first, data_has_words=bool(data.setokim))}</p>"
     ]
     if first is not None:
-        parts.append(f'<ul class="tiles">{"".join(_tile(first, key) for key in _HEADLINES)}</ul>')
-        if len(data.evaluations) > 1:
-            others = ", ".join(escape(evaluation.label) for evaluation in data.evaluations[1:])
+        parts.append(layout.tiles([_tile(beside, key) for key in _HEADLINES]))
+        others = ", ".join(escape(evaluation.label) for evaluation in data.evaluations if evaluation not in beside)
+        if others:
             parts.append(f'<p class="note">Figures above: {escape(first.label)}. Further down also: {others}.</p>')
     parts.append(setokim.headline(data.setokim))
     if first is not None or data.setokim:
         parts.append(
             '<p class="how"><b>How to read this.</b> Nothing here means much alone, so figures stand beside'
             " <b>references</b> that learn nothing, where there are such: one colour for the whole picture, cutting it into"
-            " squares, or sorting patches by raw colour. What beats them was learned. Higher is better unless a row says"
-            " otherwise.</p>"
+            f" squares, or sorting patches by raw colour. What beats them was learned; {mark(beats=True)}stands before one that"
+            " does better. Higher is better unless a row says otherwise.</p>"
         )
     return "".join(parts) + "</header>"
 
@@ -132,32 +137,45 @@ def _what(first: EvaluationReport | None, *, data_has_words: bool) -> str:
     )
 
 
-def _tile(evaluation: EvaluationReport, key: str) -> str:
-    row, metrics = _ROWS[key], evaluation.metrics
-    beside = {
-        "psnr": _beside(metrics, key, ("own_mean_colour", "mean_image")),
-        "ari": _beside(metrics, key, ("raw_colour", "grid")),
-        "foreground_ari": _beside(metrics, key, ("raw_colour", "grid")),
-        "mean_tokens": f"± {show(metrics.get('std_tokens'), _ROWS['std_tokens'])} between pictures",
-        "tokens_objects_correlation": _beside(metrics, key, ("raw_colour",)),
-    }[key]
-    if not is_known(metrics.get(key)):
-        beside = escape(str((metrics.get("notes") or {}).get(key, "not measured")))
+def _same_set(one: EvaluationReport, other: EvaluationReport) -> bool:
+    """Whether two models were measured on the same records, and so stand beside the same references."""
+
+    def measured(evaluation: EvaluationReport) -> tuple[Any, ...]:
+        run = evaluation.metrics.get("run") or {}
+        data = (run.get("fingerprints") or {}).get("data")
+        return data, run.get("data"), evaluation.metrics.get("num_images")
+
+    return one is other or (None not in measured(one) and measured(one) == measured(other))
+
+
+def _tile(evaluations: Sequence[EvaluationReport], key: str) -> str:
+    """A headline figure of models that were measured on one set, and its references."""
+    row, metrics = _ROWS[key], evaluations[0].metrics
+    values = [evaluation.metrics.get(key) for evaluation in evaluations]
     unit = f"<i>{row.unit}</i>" if row.unit else ""
-    return (
-        f'<li class="card"><span class="name">{row.short or row.name}</span>'
-        f'<span class="figure">{show(metrics.get(key), row)}{unit}</span><span class="beside">{beside}</span></li>'
-    )
+    if len(evaluations) == 1:
+        figures = f'<span class="figure">{show(values[0], row)}{unit}</span>'
+    else:
+        figures = "".join(
+            f'<span class="figure of">{show(value, row)}{unit}<i>{escape(evaluation.label)}</i></span>'
+            for value, evaluation in zip(values, evaluations, strict=True)
+        )
+    if not any(map(is_known, values)):
+        beside = escape(str((metrics.get("notes") or {}).get(key, "not measured")))
+    elif key == "mean_tokens":
+        spread = [show(evaluation.metrics.get("std_tokens"), _ROWS["std_tokens"]) for evaluation in evaluations]
+        beside = f"± {' and '.join(dict.fromkeys(spread))} between pictures"
+    else:
+        beside = "<br>".join(_beside(metrics, row, max(filter(is_known, values))))
+    return f'<li class="card"><span class="name">{row.short or row.name}</span>{figures}<span class="beside">{beside}</span></li>'
 
 
-def _beside(metrics: Mapping[str, Any], key: str, wanted: Sequence[str]) -> str:
-    """References of a figure in a few words."""
-    parts = []
-    for reference in REFERENCES:
-        value = of_reference(metrics, reference).get(key)
-        if reference.path[0] in wanted and reference.path[-1] != "above" and is_known(value):
-            parts.append(f"{show(value, _ROWS[key])} {name_of(metrics, reference)}")
-    return "<br>".join(parts)
+def _beside(metrics: Mapping[str, Any], row: Row, ours: float) -> list[str]:
+    """The best references of a figure in a few words, marked where they do better than ours."""
+    shown = [reference for reference in REFERENCES if not reference.is_finer]
+    found = {name_of(metrics, reference): of_reference(metrics, reference).get(row.key) for reference in shown}
+    known = sorted(((value, name) for name, value in found.items() if is_known(value)), reverse=True)
+    return [f"{mark(beats=value > ours)}{show(value, row)} {escape(name)}" for value, name in known[:_BESIDE]]
 
 
 # ---------------------------------------------------------------- pictures
@@ -194,7 +212,7 @@ def _comparison(evaluations: Sequence[EvaluationReport]) -> str:
     table = _compared(evaluations, names)
     return (
         "<section><h2>Beside what needs no training</h2><p>In the table, a reference that does better than SeTok is marked"
-        f' <span class="beats">▲</span>.</p><div class="charts">{"".join(charts)}</div>{table}</section>'
+        f" {mark(beats=True)}.</p>{layout.charts(charts)}{table}</section>"
     )
 
 
@@ -203,7 +221,8 @@ def _bars(metrics: Mapping[str, Any], row: Row) -> str:
     for reference in REFERENCES:
         value = of_reference(metrics, reference).get(row.key)
         if is_known(value):
-            bars.append(Bar(label=name_of(metrics, reference), value=value))
+            beats = is_better(value, metrics.get(row.key), row)
+            bars.append(Bar(label=name_of(metrics, reference), value=value, beats=beats))
     return bar_chart(bars, title=row.name, unit=row.unit, digits=row.digits)
 
 
@@ -219,9 +238,7 @@ def _reference_cells(metrics: Mapping[str, Any], row: Row) -> str:
         if not is_known(value):
             cells.append("<td></td>")
             continue
-        beats = is_known(ours) and {"higher": value > ours, "lower": value < ours, "": False}[row.better]
-        mark = '<span class="beats" title="better than SeTok">▲</span> ' if beats else ""
-        cells.append(f"<td>{mark}{show(value, row)}</td>")
+        cells.append(f"<td>{mark(beats=is_better(value, ours, row))}{show(value, row)}</td>")
     return "".join(cells)
 
 
@@ -299,5 +316,5 @@ def _counts(evaluations: Sequence[EvaluationReport]) -> str:
         return ""
     return (
         "<section><h2>How many tokens</h2><p>The number of tokens is the model's own choice for every picture. It should grow"
-        f' with what there is to see.</p><div class="charts two">{"".join(cards)}</div></section>'
+        f" with what there is to see.</p>{layout.charts(cards)}</section>"
     )

@@ -16,12 +16,14 @@ class Row:
 
     key: str
     name: str
-    meaning: str
+    meaning: str = ""
     unit: str = ""
     digits: int = 2
     better: Literal["higher", "lower", ""] = "higher"
     short: str = ""
     """A shorter name, where there is little room."""
+    is_percent: bool = False
+    """Whether a figure in % is in percent already, and no share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,12 @@ class Reference:
 
     path: Path
     name: str
-    short: str
+    """Of a grid, where it has not the same number of cells everywhere."""
+
+    @property
+    def is_finer(self) -> bool:
+        """Whether it has more tokens than the model, and is left out where there is little room."""
+        return self.path[-1] == "above"
 
 
 COMPARED = (
@@ -132,12 +139,15 @@ ALONE = (
 )
 """Figures of the model alone."""
 
+BEATS = "▲"
+"""Stands before a reference that does better than what was trained."""
+
 REFERENCES = (
-    Reference(path=("raw_colour",), name="raw colour clusters", short="raw colour"),
-    Reference(path=("grid", "below"), name="grid, fewer tokens", short="grid"),
-    Reference(path=("grid", "above"), name="grid, more tokens", short="grid"),
-    Reference(path=("own_mean_colour",), name="own mean colour", short="own mean colour"),
-    Reference(path=("mean_image",), name="mean image", short="mean image"),
+    Reference(path=("raw_colour",), name="raw colour"),
+    Reference(path=("grid", "below"), name="grid, fewer tokens"),
+    Reference(path=("grid", "above"), name="grid, more tokens"),
+    Reference(path=("own_mean_colour",), name="own mean colour"),
+    Reference(path=("mean_image",), name="mean image"),
 )
 
 
@@ -152,14 +162,14 @@ def of_reference(metrics: Mapping[str, Any], reference: Reference) -> Mapping[st
 def name_of(metrics: Mapping[str, Any], reference: Reference) -> str:
     """A short name for a reference; a grid's says how many cells it has."""
     cells = of_reference(metrics, reference).get("cells_per_side")
-    return f"grid {cells}\u00a0×\u00a0{cells}" if cells else reference.short
+    return f"grid {cells}\u00a0×\u00a0{cells}" if cells else reference.name
 
 
 def show(value: float | None, row: Row) -> str:
     """A figure as people read it, without its unit; – where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    shown = 100 * value if row.unit == "%" else value
+    shown = 100 * value if row.unit == "%" and not row.is_percent else value
     text = f"{shown:,.{row.digits}f}"
     return text.replace("-", "−") if float(text.replace(",", "")) != 0 else text.lstrip("-")
 
@@ -167,6 +177,23 @@ def show(value: float | None, row: Row) -> str:
 def is_known(value: Any) -> TypeGuard[float]:
     """Whether a figure is there to be shown."""
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def is_better(value: Any, other: Any, row: Row) -> bool:
+    """Whether a figure is better than another one; false where either is not known, or neither way is better."""
+    if not row.better or not is_known(value) or not is_known(other):
+        return False
+    return value < other if row.better == "lower" else value > other
+
+
+def mark(*, beats: bool) -> str:
+    """What stands before a reference on a page, where it does better."""
+    return f'<span class="beats" title="better than what was trained">{BEATS}</span> ' if beats else ""
+
+
+def label_of(row: Row) -> str:
+    """A figure's name with its unit, and an arrow where lower is better."""
+    return row.name + (f", {row.unit}" if row.unit else "") + (" ↓" if row.better == "lower" else "")
 
 
 def set_of(metrics: Mapping[str, Any], label: str) -> str:

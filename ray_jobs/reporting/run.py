@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from ray_jobs.reporting import layout
 from ray_jobs.reporting.charts import line_chart
 from ray_jobs.reporting.data import Curve, EvaluationReport, Facts, ReportData, StageReport, duration
 from ray_jobs.reporting.rows import is_known
@@ -45,7 +46,7 @@ def training(stage: StageReport) -> str:
     return (
         f"<section><h2>Training: {escape(stage.name)}</h2>"
         "<p>Every curve over optimizer steps; where one is noisy, the strong line is a moving average.</p>"
-        f'<div class="charts">{"".join(cards)}</div></section>'
+        f"{layout.charts(cards)}</section>"
     )
 
 

@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 from ray_jobs.reporting import examples as cases
+from ray_jobs.reporting import layout
 from ray_jobs.reporting.charts import Bar, bar_chart
-from ray_jobs.reporting.rows import Row, is_known, set_of, show
+from ray_jobs.reporting.rows import BEATS, Row, is_better, is_known, mark, set_of, show
 
 Metrics = Mapping[str, Any]
 
@@ -59,6 +60,13 @@ TASKS: dict[str, _Task] = {
         meaning="Every thing in the picture should be named by its right name, as often as it is there. No reference stands"
         " beside these.",
         figures=(
+            Row(
+                key="f1",
+                name="Things, F1",
+                meaning="Harmonic mean of the next two: naming everything does not help.",
+                unit="%",
+                digits=0,
+            ),
             Row(
                 key="recall",
                 name="Things named",
@@ -115,7 +123,7 @@ TASKS: dict[str, _Task] = {
         ),
         references=(
             (("references", "tokenizer"), "true tokens"),
-            (("references", "mean_image"), "mean picture"),
+            (("references", "mean_image"), "mean image"),
         ),
     ),
     "edit": _Task(
@@ -128,7 +136,7 @@ TASKS: dict[str, _Task] = {
         references=(
             (("references", "tokenizer"), "true tokens"),
             (("references", "unchanged"), "unchanged"),
-            (("references", "mean_image"), "mean picture"),
+            (("references", "mean_image"), "mean image"),
         ),
     ),
 }
@@ -139,19 +147,26 @@ def headline(reports: Sequence[SetokimReport]) -> str:
     tiles = []
     for task, report in dict(_measured(reports)).items():  # the last one of each
         about, metrics = TASKS[task], report.metrics[task]
-        row = about.figures[0]
-        beside = [
-            f"{show(value_at(metrics, (*path, row.key)), row)}{' %' if row.unit == '%' else ''} {escape(name)}"
-            for path, name in TASKS[task].references
-            if is_known(value_at(metrics, (*path, row.key)))
-        ]
+        row = next((row for row in about.figures if is_known(metrics.get(row.key))), about.figures[0])
         unit = f"<i>{row.unit}</i>" if row.unit else ""
         tiles.append(
             f'<li class="card"><span class="name">{about.title}: {_inside(row.name)}</span>'
             f'<span class="figure">{show(metrics.get(row.key), row)}{unit}</span>'
-            f'<span class="beside">{"<br>".join(beside[:2])}</span></li>'
+            f'<span class="beside">{"<br>".join(_beside(task, metrics, row))}</span></li>'
         )
-    return f'<ul class="tiles">{"".join(tiles)}</ul>' if tiles else ""
+    return layout.tiles(tiles)
+
+
+def _beside(task: str, metrics: Metrics, row: Row) -> list[str]:
+    """References of a figure in a few words, the best first; what no model can reach is no reference to be beaten."""
+    found = [(value_at(metrics, (*path, row.key)), path, name) for path, name in TASKS[task].references]
+    known = [(value, path, name) for value, path, name in found if is_known(value)]
+    known.sort(key=lambda one: one[0], reverse=row.better != "lower")
+    unit = " %" if row.unit == "%" else ""
+    return [
+        f"{mark(beats=path != LIMIT and is_better(value, metrics.get(row.key), row))}{show(value, row)}{unit} {escape(name)}"
+        for value, path, name in known
+    ]
 
 
 def _inside(name: str) -> str:
@@ -175,17 +190,17 @@ def _section(task: str, report: SetokimReport, *, several: bool) -> str:
     about, metrics, of = TASKS[task], report.metrics[task], set_of(report.metrics, report.label)
     title = f"{about.title}: {escape(report.label)}" if several else about.title
     charts = []
-    for row in about.figures:
+    for row in (row for row in about.figures if row.key in metrics):
         bars = [Bar(label="Setokim", value=metrics.get(row.key), main=True)]
         for path, name in TASKS[task].references:
             value = value_at(metrics, (*path, row.key))
             if is_known(value):
-                beats = path != _LIMIT and _is_better(value, metrics.get(row.key), row)
+                beats = path != LIMIT and is_better(value, metrics.get(row.key), row)
                 bars.append(Bar(label=name, value=value, beats=beats))
         scaled = [replace(bar, value=_scaled(bar.value, row)) for bar in bars]
         chart = bar_chart(scaled, title=row.name, unit=row.unit, digits=row.digits)
         better = " Lower is better." if row.better == "lower" else ""
-        better += " ▲ A reference that does better." if any(bar.beats for bar in bars) else ""
+        better += f" {BEATS} A reference that does better." if any(bar.beats for bar in bars) else ""
         charts.append(
             f'<figure class="card"><h3>{row.name}{f", {row.unit}" if row.unit else ""}</h3>{chart}'
             f"<figcaption>{row.meaning}{better}</figcaption></figure>"
@@ -195,18 +210,12 @@ def _section(task: str, report: SetokimReport, *, several: bool) -> str:
     examples = cases.examples(shown)
     return (
         f"<section><h2>{title}</h2><p>{about.meaning} {metrics['num']:,} of the set “{escape(of)}”.</p>"
-        f'<div class="charts">{"".join(charts)}</div>{table}{examples}</section>'
+        f"{layout.charts(charts)}{table}{examples}</section>"
     )
 
 
-_LIMIT = ("references", "tokenizer")
+LIMIT = ("references", "tokenizer")
 """What the tokenizer makes of the true picture: the best that can be drawn, and no reference to be beaten."""
-
-
-def _is_better(value: float, ours: float | None, row: Row) -> bool:
-    if ours is None or not is_known(ours):
-        return False
-    return value < ours if row.better == "lower" else value > ours
 
 
 def value_at(metrics: Metrics, path: tuple[str, ...]) -> Any:
@@ -226,24 +235,19 @@ def _scaled(value: float | None, row: Row) -> float | None:
 def _by_type(types: Mapping[str, Mapping[str, Any]]) -> str:
     """Answers by type of question."""
     row = TASKS["vqa"].figures[0]
-    columns = (
-        ("accuracy", "Setokim"),
-        ("by_question", "same words"),
-        ("blind", "gray picture"),
-        ("constant", "constant"),
-    )
+    columns = (("accuracy", "Setokim"), *((path[-1], name) for path, name in TASKS["vqa"].references))
     heads = "".join(
-        f'<th scope="col">{name}</th>' for name in ("questions that begin", *(n for _, n in columns), "asked")
+        f'<th scope="col">{name}</th>' for name in ("questions that begin (% right)", *(n for _, n in columns), "asked")
     )
     lines = []
     for kind in sorted(types, key=lambda kind: -types[kind]["num"]):
         figures = types[kind]
         cells = "".join(
-            f'<td class="{"ours" if key == "accuracy" else ""}">{show(figures.get(key), row)} %</td>'
+            f'<td class="{"ours" if key == "accuracy" else ""}">{show(figures.get(key), row)}</td>'
             for key, _ in columns
         )
         lines.append(f'<tr><th scope="row">{escape(kind)} …</th>{cells}<td>{figures["num"]}</td></tr>')
     return (
         '<div class="scroll card" tabindex="0" role="region" aria-label="Answers by type of question">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<table class="types"><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )

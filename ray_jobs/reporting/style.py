@@ -33,12 +33,16 @@ small, .note, figcaption { color: var(--muted); font-size: 13.5px; line-height: 
 .lead { font-size: 18px; color: var(--ink); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 
-.tiles { display: grid; grid-template-columns: repeat(5, 1fr); gap: 12px; margin: 30px 0 18px; padding: 0; list-style: none; }
+.tiles { display: grid; gap: 12px; margin: 30px 0 18px; padding: 0; list-style: none; }
+.tiles { grid-template-columns: repeat(var(--columns), minmax(0, 290px)); }
 .tiles li { padding: 16px 16px 14px; }
 .tiles .name { display: block; font-size: 13.5px; color: var(--muted); }
 .tiles .figure { display: block; font-size: 31px; line-height: 1.25; font-weight: 600; letter-spacing: -.02em; }
 .tiles .figure { white-space: nowrap; }
 .tiles .figure i { font: 400 15px system-ui, sans-serif; color: var(--muted); margin-left: 4px; letter-spacing: 0; }
+.tiles .figure.of { font-size: 22px; line-height: 1.35; }
+.tiles .figure.of i { font-size: 12.5px; }
+.tiles .figure.of i:last-child { display: block; margin: -3px 0 4px; white-space: normal; overflow-wrap: anywhere; }
 .tiles .beside { display: block; font-size: 12.5px; line-height: 1.4; color: var(--muted); }
 .how { border-left: 3px solid var(--accent); padding: 2px 0 2px 14px; margin-top: 22px; color: var(--muted); font-size: 14.5px; }
 .how b { color: var(--ink); font-weight: 600; }
@@ -66,6 +70,9 @@ summary { cursor: pointer; padding: 8px 0; font-weight: 600; border-bottom: 1px 
 
 .charts { display: grid; gap: 14px; grid-template-columns: repeat(3, 1fr); margin-top: 18px; }
 .charts.two { grid-template-columns: repeat(2, 1fr); }
+.charts.one { grid-template-columns: 1fr; }
+.charts.one figure { display: grid; grid-template-columns: repeat(2, 1fr); column-gap: 24px; align-items: center; }
+.charts.one h3 { grid-column: 1 / -1; }
 .charts figure { margin: 0; padding: 14px 14px 12px; break-inside: avoid; display: flex; flex-direction: column; }
 .charts figcaption { margin-top: 4px; }
 .charts h3 { margin-bottom: 8px; }
@@ -96,9 +103,16 @@ td.ours { font-weight: 600; }
 td.none { color: var(--muted); }
 thead th + th { width: 12%; }
 .compared thead th:nth-child(2) { color: var(--ink); font-weight: 600; }
-.beside th:nth-child(2) { text-align: left; min-width: 0; width: auto; }
-.beside thead th:first-child { width: 170px; }
-.beside tbody td:first-child { color: var(--muted); }
+.beside thead th { width: auto; overflow-wrap: anywhere; min-width: 76px; }
+.beside tbody th, .beside tbody td { border-top: 0; padding-top: 2px; padding-bottom: 2px; }
+.beside tbody th, .beside tbody td, .types tbody th { min-width: 0; vertical-align: baseline; }
+.beside .task th { border-top: 1px solid var(--line); padding: 14px 16px 2px; font-weight: 600; color: var(--accent); }
+.beside .task small { display: inline; margin-left: 10px; }
+.beside .figure > * { padding-top: 8px; font-weight: 500; }
+.beside .task + .figure > * { padding-top: 4px; }
+.beside .reference > * { color: var(--muted); font-size: 13px; font-weight: 400; } .beside .reference th { padding-left: 30px; }
+.beside tr:last-child > *, .beside tr:has(+ .task) > * { padding-bottom: 12px; }
+.beside td b { font-weight: 700; color: var(--accent); }
 td { white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 16px; }
 .beats { color: var(--bad); font-size: .8em; }
@@ -111,7 +125,7 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line);
 
 @media (max-width: 860px) {
   .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
-  .charts { grid-template-columns: repeat(2, 1fr); }
+  .charts, .charts.three { grid-template-columns: repeat(2, 1fr); }
 }
 @media (max-width: 620px) {
   body { font-size: 15.5px; }
@@ -119,9 +133,10 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1px solid var(--line);
   h1 { font-size: 30px; } h2 { font-size: 22px; } .lead { font-size: 16.5px; }
   section { margin-top: 44px; }
   .tiles { grid-template-columns: repeat(2, 1fr); gap: 10px; }
-  .tiles li:first-child { grid-column: 1 / -1; }
-  .gallery, .charts, .charts.two, dl { grid-template-columns: 1fr; }
+  .tiles li:first-child:nth-last-child(odd) { grid-column: 1 / -1; }
+  .gallery, .charts, .charts.two, .charts.three, .charts.one figure, dl { grid-template-columns: minmax(0, 1fr); }
   th, td { padding: 9px 9px; } thead th + th { width: auto; }
+  .types th, .types td { padding: 9px 6px; }
   tbody th { min-width: 150px; } tbody th.set { min-width: 64px; }
   thead th:first-child, tbody th[scope="row"] { position: sticky; left: 0; background: var(--card); }
   tbody th small { font-size: 12.5px; } tbody th.wide small { max-width: min(84ch, calc(100vw - 66px)); }

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.reporting import layout
 from ray_jobs.reporting.charts import Bar, bar_chart, short
 from ray_jobs.reporting.page import REPORT
 from ray_jobs.reporting.scatter import Mark, interval_chart, parallel_chart, scatter_chart
@@ -64,7 +65,7 @@ def _header(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> s
             for metric in sweep.metrics
             if metric in best.result.metrics
         ]
-        parts.append(f'<ul class="tiles">{"".join(tiles)}</ul>')
+        parts.append(layout.tiles(tiles))
         parts.append(
             f'<p class="how"><b>Trial {best.number} is best</b> by {escape(name_of(sweep.objectives[0].metric))}'
             f" ({sweep.objectives[0].best_is}): {escape(_values(best))}. Its settings are in <b>{results.BEST}</b>, which"

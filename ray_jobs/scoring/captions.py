@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.scoring.files import Complaints, Given, by_id, checked, compare_ids, read_rows, section
+from ray_jobs.scoring.files import Complaints, Given, Row, annotated, by_id, compare_ids, read_rows, section
 from ray_jobs.scoring.samples import Sample, Written, number, places, written
 from setok.metrics.captions import CaptionScores
 from setok.metrics.meteor import meteor
@@ -17,15 +17,7 @@ CAPTIONS = "[{image_id, caption}]"
 
 def score_captions(given: Given) -> dict[str, Any]:
     """BLEU, ROUGE-L and CIDEr-D of one caption for every annotated picture; METEOR where it is asked for."""
-    what = "the official annotations {annotations: [{image_id, caption}]}"
-
-    def references() -> dict[str, list[str]]:
-        found: defaultdict[str, list[str]] = defaultdict(list)
-        for row in section(given.truth, "annotations", what):
-            found[str(row["image_id"])].append(str(row["caption"]))
-        return found
-
-    truth = checked(given.truth, what, references)
+    truth = _references(given)
     complaints = Complaints(given.predictions, given, CAPTIONS)
     rows = by_id(read_rows(given.predictions, complaints), "image_id", ["caption"], complaints)
     compare_ids(rows, truth, complaints)
@@ -34,6 +26,26 @@ def score_captions(given: Given) -> dict[str, Any]:
     for picture, captions in truth.items():
         scores.update(picture, rows[picture]["caption"], captions)
     return scores.compute() | ({"meteor": meteor(scores)} if given.meteor else {})
+
+
+def _references(given: Given) -> dict[str, list[str]]:
+    """The captions of every picture. A picture has several, which are told apart by their own id where they have one."""
+    what = "the official annotations {annotations: [{image_id, caption}]}"
+
+    def one(place: int, row: Row) -> tuple[str, tuple[str, Any]]:
+        picture = str(row["image_id"])
+        return f"{picture}/{row.get('id', f'row {place}')}", (picture, row["caption"])
+
+    rows = annotated(
+        given,
+        what,
+        lambda: [one(place, row) for place, row in enumerate(section(given.truth, "annotations", what), 1)],
+        flaw=lambda pair: "" if isinstance(pair[1], str) else "whose caption is no text",
+    )
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for picture, caption in rows.values():
+        found[picture].append(caption)
+    return found
 
 
 def write_captions(samples: Iterable[Sample], folder: Path, name: str) -> Written:

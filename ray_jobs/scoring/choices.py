@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.scoring.files import Complaints, Given, checked, compare_ids, read_json, read_object
+from ray_jobs.scoring.files import Complaints, Given, Row, annotated, compare_ids, read_object
+from ray_jobs.scoring.reading import read_json
 from ray_jobs.scoring.samples import Sample, Written, places, written
 from setok.errors import DataError
 from setok.metrics import scienceqa, vqa
@@ -16,19 +17,21 @@ from setok.metrics.samples import SampleScores
 
 Figures = dict[str, Any]
 AOKVQA = "{question_id: {multiple_choice, direct_answer}}"
-SCIENCEQA = "{results: {question_id: number of the choice}}"
+SCIENCEQA = "{results: {question_id: number of the choice from 0 on, or -1 where the answer names none}}"
+NO_CHOICE = -1
+"""What LLaVA's evaluation writes for an answer that names no choice: wrong, and counted."""
 
 
 def score_aokvqa(given: Given) -> Figures:
     """A-OKVQA: multiple choice over all questions, direct answers over those that are not marked as difficult for it."""
     what = "the official annotations [{question_id, choices, correct_choice_idx, direct_answers}]"
-    truth = checked(
-        given.truth,
+    truth = annotated(
+        given,
         what,
-        lambda: {
-            str(row["question_id"]): {**row, "right": row["choices"][row["correct_choice_idx"]]}
-            for row in read_json(given.truth)
-        },
+        lambda: [
+            (str(row["question_id"]), {**row, "answer": row["correct_choice_idx"]}) for row in read_json(given.truth)
+        ],
+        flaw=lambda row: _no_choice(row) or _no_direct(row),
     )
     direct = {question for question, row in truth.items() if not row.get("difficult_direct_answer", False)}
     complaints = Complaints(given.predictions, given, AOKVQA)
@@ -79,12 +82,11 @@ def score_scienceqa(given: Given) -> Figures:
         raise DataError(
             f"{given.truth} has no split {split!r}", f"--split with one of: {', '.join(splits) or 'none there'}"
         )
-    truth = checked(
-        given.truth,
+    truth = annotated(
+        given,
         what,
-        lambda: {
-            question: {**row, "answer": int(row["answer"])} for question, row in tree.items() if row["split"] == split
-        },
+        lambda: [(question, row) for question, row in tree.items() if row["split"] == split],
+        flaw=_no_choice,
     )
     complaints = Complaints(given.predictions, given, SCIENCEQA)
     found = read_json(given.predictions)
@@ -93,14 +95,32 @@ def score_scienceqa(given: Given) -> Figures:
         complaints.add("it is no object of choices by question_id")
         complaints.settle()
     compare_ids(found, truth, complaints)
-    wrong = [question for question, choice in found.items() if not isinstance(choice, int) or isinstance(choice, bool)]
+    asked = {question: choice for question, choice in found.items() if question in truth}
+    wrong = [q for q, choice in asked.items() if not _is_choice(choice, truth[q]) and not _is_whole(choice, NO_CHOICE)]
     if wrong:
-        complaints.add(f"{len(wrong)} that is no number of a choice", wrong)
+        complaints.add(f"{len(wrong)} that is no number of a choice", [f"{q} ({found[q]!r})" for q in wrong])
     complaints.settle()
     scores = SampleScores()
     for question, problem in truth.items():
         scores.update(question, {"accuracy": scienceqa.is_right(found[question], problem)}, scienceqa.kinds(problem))
-    return scores.compute()
+    return scores.compute() | {"num_without_choice": sum(choice == NO_CHOICE for choice in asked.values())}
+
+
+def _is_whole(number: Any, *wanted: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number in wanted
+
+
+def _is_choice(number: Any, problem: Row) -> bool:
+    return _is_whole(number, *range(len(problem["choices"])))
+
+
+def _no_choice(problem: Row) -> str:
+    return "" if _is_choice(problem["answer"], problem) else "whose answer is no number of a choice"
+
+
+def _no_direct(question: Row) -> str:
+    difficult, answers = question.get("difficult_direct_answer", False), question["direct_answers"]
+    return "" if difficult or answers else "without direct_answers"
 
 
 # ---------------------------------------------------------------- writing

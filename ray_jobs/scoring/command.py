@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from ray_jobs import launch
-from ray_jobs.scoring.files import Given
+from ray_jobs.scoring.files import Given, write_problems
 from ray_jobs.scoring.tasks import SCORED, Task, scored
 from setok.errors import ConfigError
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
     task = scored(given.task)
     assert task.score is not None
     figures = task.score(given)
+    if given.problems is not None:
+        write_problems(given.problems, given.predictions, [])
     content = {"task": given.task, "scorer": task.scorer, "predictions": str(given.predictions), "figures": figures}
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if launch.error_console().is_terminal:
@@ -68,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clip", type=Path, metavar="DIR", help="editing: a CLIP, for CLIP-I")
     parser.add_argument("--dino", type=Path, metavar="DIR", help="editing: a DINO, for DINO")
+    parser.add_argument(
+        "--problems",
+        type=Path,
+        metavar="F",
+        help="write every id that is missing, extra or wrong into this file, as JSON",
+    )
     parser.add_argument("--list", action="store_true", help="show every task's formats and stop")
     return parser
 
@@ -92,12 +100,23 @@ def _given(arguments: argparse.Namespace) -> Given:
         path = getattr(arguments, option)
         if isinstance(path, Path) and not path.exists():
             raise ConfigError(f"--{option}: there is no {path}", "look at the path")
+    if arguments.problems is not None:
+        _check_target(arguments.problems, (arguments.predictions, arguments.annotations, arguments.questions))
     return Given(
         task=name,
+        problems=arguments.problems,
         predictions=arguments.predictions,
         annotations=arguments.annotations,
         **{option: getattr(arguments, option) for option in _OPTIONS},
     )
+
+
+def _check_target(file: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse to write problems over what is being scored, or where nothing can be written."""
+    if file.is_dir() or not file.parent.is_dir():
+        raise ConfigError(f"--problems: {file} cannot be written", "give the name of a file in a folder that is there")
+    if any(path is not None and path.exists() and file.exists() and file.samefile(path) for path in inputs):
+        raise ConfigError(f"--problems: {file} is what is to be scored", "give the name of a new file")
 
 
 def _table(name: str, task: Task, figures: dict[str, Any]) -> Table:

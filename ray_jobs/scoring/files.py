@@ -1,18 +1,17 @@
-"""Reads files of predictions and annotations, and says everything that is wrong with them at once."""
+"""Predictions and annotations by their ids, and everything that is wrong with them at once."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.scoring.reading import SHOWN, read_json
 from setok.errors import DataError
 
-SHOWN = 5
-"""So many offending ids are named; the rest is counted."""
 Row = dict[str, Any]
 
 
@@ -32,6 +31,8 @@ class Given:
     clip: Path | None = None
     dino: Path | None = None
     meteor: bool = False
+    problems: Path | None = None
+    """Where every offending id is written, and not the first few alone."""
 
     @property
     def truth(self) -> Path:
@@ -42,17 +43,23 @@ class Given:
 
 
 class Complaints:
-    """What is wrong with a file, gathered so that a person need not find it piece by piece."""
+    """What is wrong with a file, gathered so that a person need not find it piece by piece.
 
-    def __init__(self, path: Path, given: Given, wanted: str) -> None:
-        self._where = f"{path} cannot be scored as {given.task!r}"
-        self._wanted = wanted
-        self._problems: list[str] = []
+    Args:
+        path: the file.
+        wanted: the format that it should have.
+        of_truth: whether it holds annotations, and not predictions.
+    """
 
-    def add(self, problem: str, ids: Collection[str] = ()) -> None:
+    def __init__(self, path: Path, given: Given, wanted: str, *, of_truth: bool = False) -> None:
+        self._path, self._file = path, given.problems
+        self._where = f"{path} cannot be {'the truth of' if of_truth else 'scored as'} {given.task!r}"
+        self._remedy = f"give {wanted}" if of_truth else f"the official format is {wanted}"
+        self._problems: list[tuple[str, list[str]]] = []
+
+    def add(self, problem: str, ids: Iterable[str] = ()) -> None:
         """Note a problem, and which samples have it."""
-        shown = ", ".join(list(ids)[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
-        self._problems.append(f"{problem}: {shown}" if ids else problem)
+        self._problems.append((problem, list(ids)))
 
     def __bool__(self) -> bool:
         return bool(self._problems)
@@ -63,63 +70,29 @@ class Complaints:
         Raises:
             DataError: something was; all of it is listed.
         """
-        if self._problems:
-            listed = "".join(f"\n  - {problem}" for problem in self._problems)
-            raise DataError(f"{self._where}:{listed}", f"the official format is {self._wanted}")
+        if not self._problems:
+            return
+        listed = "".join(f"\n  - {problem}{_some(ids)}" for problem, ids in self._problems)
+        remedy = self._remedy
+        if self._file is not None:
+            write_problems(self._file, self._path, self._problems)
+            remedy += f"; {self._file} lists every id"
+        elif any(len(ids) > SHOWN for _, ids in self._problems):
+            remedy += "; --problems FILE writes down every id"
+        raise DataError(f"{self._where}:{listed}", remedy)
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ": " + ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "") if ids else ""
+
+
+def write_problems(file: Path, path: Path, problems: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Write what is wrong with a file, every id of it, as JSON; an empty list where nothing is."""
+    listed = [{"file": str(path), "problem": problem, "ids": list(ids)} for problem, ids in problems]
+    file.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------- reading
-
-
-def read_text(path: Path) -> str:
-    """What is in a text file.
-
-    Raises:
-        DataError: there is no such file, or it is no UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise DataError(f"{path} cannot be read: {reason}", "`score --list` shows what each task reads") from error
-
-
-def read_json(path: Path) -> Any:
-    """What is in a JSON file, or the list of what is on the lines of a JSON-lines file.
-
-    Raises:
-        DataError: there is no such file, it is neither, or a key comes twice in one object.
-    """
-    try:
-        return _parsed(path, read_text(path))
-    except RecursionError:
-        raise DataError(f"{path} is nested too deeply", "`score --list` shows what each task reads") from None
-
-
-def _parsed(path: Path, text: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):  # Python would keep the last one, and say nothing
-            twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-            named = ", ".join(twice[:SHOWN]) + (", …" if len(twice) > SHOWN else "")
-            raise DataError(f"{path}: {len(twice)} duplicate key(s): {named}", "give each key once")
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as whole:
-        rows = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line, object_pairs_hook=unique))
-            except json.JSONDecodeError as error:
-                wrong = whole if number == 1 else error
-                raise DataError(
-                    f"{path} is neither JSON nor JSON lines: line {number}: {wrong.msg}", "look at that line"
-                ) from error
-        return rows
 
 
 def read_rows(path: Path, complaints: Complaints) -> list[Row]:
@@ -188,8 +161,7 @@ def by_id(rows: Sequence[Row], key: str, texts: Iterable[str], complaints: Compl
         wrong = [sample for sample, row in zip(ids, rows, strict=True) if not isinstance(row[name], str)]
         if wrong:
             complaints.add(f"{len(wrong)} {name}(s) that are no text", wrong)
-    twice = [sample for sample, count in Counter(ids).items() if count > 1]
-    if twice:
+    if twice := _twice(ids):
         complaints.add(f"{len(twice)} duplicate {key}(s)", twice)
     return dict(zip(ids, rows, strict=True))
 
@@ -212,16 +184,44 @@ def compare_ids(
         complaints.add(f"{len(extra)} that the annotations do not have", extra)
 
 
-def checked(path: Path, what: str, build: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Annotations as ``build`` reads them; a field that is missing is told with the file's name.
+def annotated(
+    given: Given,
+    what: str,
+    pairs: Callable[[], Iterable[tuple[str, Any]]],
+    *,
+    flaw: Callable[[Any], str] = lambda _: "",
+    path: Path | None = None,
+) -> dict[str, Any]:
+    """Annotations by their ids.
+
+    Args:
+        what: the format that the file should have.
+        pairs: reads it to ids and annotations.
+        flaw: why nothing can be scored against an annotation; empty where something can.
+        path: the file; ``None`` means ``given.truth``.
 
     Raises:
-        DataError: the annotations are not in the format.
+        DataError: there are none, they are not in the format, ids come twice, or some have a flaw; all of it is listed.
     """
+    path = path or given.truth
     try:
-        found = build()
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        found = list(pairs())
+        flaws = [flaw(annotation) for _, annotation in found]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise DataError(f"{path} is not in the format of {what}: {error!r}", f"give {what}") from error
     if not found:
         raise DataError(f"{path} has no annotation to score against", f"give {what}")
-    return found
+    complaints = Complaints(path, given, what, of_truth=True)
+    if twice := _twice([sample for sample, _ in found]):
+        complaints.add(f"{len(twice)} duplicate id(s)", twice)
+    wrong: defaultdict[str, list[str]] = defaultdict(list)
+    for (sample, _), told in zip(found, flaws, strict=True):
+        wrong[told].append(sample)
+    for told in sorted(wrong.keys() - {""}):
+        complaints.add(f"{len(wrong[told])} {told}", wrong[told])
+    complaints.settle()
+    return dict(found)
+
+
+def _twice(ids: Iterable[str]) -> list[str]:
+    return [sample for sample, count in Counter(ids).items() if count > 1]

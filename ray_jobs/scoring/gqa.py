@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.scoring.files import Complaints, Given, by_id, checked, compare_ids, read_object, read_rows
+from ray_jobs.scoring.files import Complaints, Given, annotated, by_id, compare_ids, read_object, read_rows
 from ray_jobs.scoring.samples import Sample, Written, places, written
 from setok.errors import DataError
 from setok.metrics.gqa import GqaScores
@@ -22,22 +22,25 @@ def score_gqa(given: Given) -> dict[str, Any]:
     """
     what = "the official questions {questionId: {answer, …}}"
     tree = read_object(given.truth, what)
-    truth = checked(
-        given.truth, what, lambda: {str(question): {**row, "answer": row["answer"]} for question, row in tree.items()}
+    truth = annotated(
+        given,
+        what,
+        lambda: [(question, {**row, "answer": row["answer"]}) for question, row in tree.items()],
+        flaw=lambda row: "" if isinstance(row["answer"], str) and row["answer"] else "without an answer",
     )
     complaints = Complaints(given.predictions, given, GQA)
     rows = by_id(read_rows(given.predictions, complaints), "questionId", ["prediction"], complaints)
     balanced = [question for question, row in truth.items() if row.get("isBalanced", True)]
     compare_ids(rows, balanced, complaints, known=truth)
     complaints.settle()
-    choices = {} if given.choices is None else _choices(given.choices, balanced)
+    choices = {} if given.choices is None else _choices(given, given.choices, balanced)
     scores = GqaScores()
     for question, row in rows.items():
         scores.update(question, row["prediction"], truth[question], choices.get(question))
     return scores.compute()
 
 
-def _choices(path: Path, balanced: Sequence[str]) -> Mapping[str, Mapping[str, frozenset[str]]]:
+def _choices(given: Given, path: Path, balanced: Sequence[str]) -> Mapping[str, Mapping[str, frozenset[str]]]:
     """The valid and the plausible answers of the balanced questions."""
     what = "the official choices {questionId: {valid: [answer], plausible: [answer]}}"
     tree = read_object(path, what)
@@ -48,7 +51,9 @@ def _choices(path: Path, balanced: Sequence[str]) -> Mapping[str, Mapping[str, f
             "give the questions and the choices of one split",
         )
     kinds = ("valid", "plausible")
-    return checked(path, what, lambda: {q: {kind: frozenset(tree[q][kind]) for kind in kinds} for q in balanced})
+    return annotated(
+        given, what, lambda: [(q, {kind: frozenset(tree[q][kind]) for kind in kinds}) for q in balanced], path=path
+    )
 
 
 # ---------------------------------------------------------------- writing

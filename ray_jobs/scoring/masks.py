@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ray_jobs.scoring.files import Complaints, Given, Row, by_id, checked, compare_ids, read_json, read_rows, section
+from ray_jobs.scoring.files import Complaints, Given, Row, annotated, by_id, compare_ids, read_rows, section
+from ray_jobs.scoring.reading import read_json
 from ray_jobs.scoring.samples import Sample, Written, number, places, write_json_lines
 from setok.data import plain_pickle, rle
 from setok.data.polygons import annotation_counts
 from setok.data.schema import Mask
-from setok.errors import DataError
+from setok.errors import ConfigError, DataError
 from setok.metrics.referring import ReferringScores
 
 MASKS = "JSON lines {sent_id or ref_id, size: [height, width], counts: COCO run lengths}"
@@ -52,7 +53,12 @@ def mask_of(row: Mapping[str, Any]) -> np.ndarray:
 
 
 def _of_lines(given: Given, key: str) -> Mapping[str, Row]:
-    return checked(given.truth, _WHAT, lambda: {str(row[key]): row for row in read_json(given.truth)})
+    if given.split is not None:
+        raise ConfigError(
+            f"--split {given.split} goes with REFER's folder, and {given.truth} is a file, which has no splits",
+            "leave --split out, or give the folder",
+        )
+    return annotated(given, _WHAT, lambda: [(str(row[key]), row) for row in read_json(given.truth)])
 
 
 def _of_refer(given: Given, key: str) -> Mapping[str, Row]:
@@ -64,20 +70,19 @@ def _of_refer(given: Given, key: str) -> Mapping[str, Row]:
     splits = sorted({str(ref["split"]) for ref in refs})
     if given.split not in splits:
         raise DataError(f"{files[0]} has no split {given.split!r}", f"--split with one of: {', '.join(splits)}")
-    return checked(files[0], _WHAT, lambda: _masks(given.truth / "instances.json", refs, str(given.split), key))
+    pairs = lambda: _masks(given.truth / "instances.json", refs, str(given.split), key)  # noqa: E731
+    return annotated(given, _WHAT, pairs, path=files[0])
 
 
-def _masks(instances: Path, refs: list[Row], split: str, key: str) -> dict[str, Row]:
+def _masks(instances: Path, refs: list[Row], split: str, key: str) -> Iterator[tuple[str, Row]]:
     objects = {row["id"]: row for row in section(instances, "annotations", _WHAT)}
     sizes = {row["id"]: (int(row["height"]), int(row["width"])) for row in section(instances, "images", _WHAT)}
-    found: dict[str, Row] = {}
     for ref in refs:
         if ref["split"] == split:
             size = sizes[ref["image_id"]]
             row = {"size": size, "counts": annotation_counts(objects[ref["ann_id"]]["segmentation"], *size)}
             names = [ref["ref_id"]] if key == "ref_id" else [sentence["sent_id"] for sentence in ref["sentences"]]
-            found |= {str(name): row for name in names}
-    return found
+            yield from ((str(name), row) for name in names)
 
 
 # ---------------------------------------------------------------- writing

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.scoring.files import Complaints, Given, by_id, checked, compare_ids, read_json, read_rows, section
+from ray_jobs.scoring.files import Complaints, Given, Row, annotated, by_id, compare_ids, read_rows, section
+from ray_jobs.scoring.reading import read_json
 from ray_jobs.scoring.samples import Sample, Written, number, places, written
 from setok.errors import DataError
 from setok.metrics import vqa
@@ -20,16 +21,9 @@ VIZWIZ = "[{image, answer}]"
 def score_vqa(given: Given) -> Figures:
     """VQAv2 and OK-VQA; ``questions`` narrows the set to the questions of that file."""
     what = "the official annotations {annotations: [{question_id, answers: [{answer}]}]}"
-    truth = checked(
-        given.truth,
-        what,
-        lambda: {
-            str(row["question_id"]): {**row, "answers": [str(answer["answer"]) for answer in row["answers"]]}
-            for row in section(given.truth, "annotations", what)
-        },
-    )
+    truth = _people(given, what, "question_id", section(given.truth, "annotations", what))
     if given.questions is not None:
-        asked = [str(row.get("question_id")) for row in section(given.questions, "questions", "the official questions")]
+        asked = _asked(given, given.questions)
         unknown = [question for question in asked if question not in truth]
         if unknown:
             raise DataError(
@@ -40,7 +34,7 @@ def score_vqa(given: Given) -> Figures:
     found = _answers(given, "question_id", VQA, truth)
     scores = SampleScores()
     for question, row in truth.items():
-        kinds = {name: str(row[name]) for name in ("answer_type", "question_type") if name in row}
+        kinds: dict[str, str] = {name: str(row[name]) for name in ("answer_type", "question_type") if name in row}
         scores.update(question, {"accuracy": vqa.vqa_accuracy(found[question], row["answers"])}, kinds)
     return scores.compute()
 
@@ -48,14 +42,7 @@ def score_vqa(given: Given) -> Figures:
 def score_vizwiz(given: Given) -> Figures:
     """VizWiz, whose questions are known by their picture."""
     what = "the official annotations [{image, answers: [{answer}], answer_type}]"
-    truth = checked(
-        given.truth,
-        what,
-        lambda: {
-            str(row["image"]): {**row, "answers": [str(answer["answer"]) for answer in row["answers"]]}
-            for row in read_json(given.truth)
-        },
-    )
+    truth = _people(given, what, "image", read_json(given.truth))
     found = _answers(given, "image", VIZWIZ, truth)
     scores = SampleScores()
     for picture, row in truth.items():
@@ -67,16 +54,40 @@ def score_vizwiz(given: Given) -> Figures:
 def score_textvqa(given: Given) -> Figures:
     """TextVQA."""
     what = "the official annotations {data: [{question_id, answers: [text, …]}]}"
-    truth = checked(
-        given.truth,
-        what,
-        lambda: {str(row["question_id"]): list(row["answers"]) for row in section(given.truth, "data", what)},
+    rows = section(given.truth, "data", what)
+    truth = annotated(
+        given, what, lambda: [(str(row["question_id"]), list(row["answers"])) for row in rows], flaw=_unanswered
     )
     found = _answers(given, "question_id", VQA, truth)
     scores = SampleScores()
     for question, answers in truth.items():
         scores.update(question, {"accuracy": vqa.textvqa_accuracy(found[question], answers)})
     return scores.compute()
+
+
+def _people(given: Given, what: str, key: str, rows: Sequence[Row]) -> dict[str, Row]:
+    """Annotations by their id, with what people answered as plain texts."""
+
+    def texts(row: Row) -> Row:
+        return {**row, "answers": [str(answer["answer"]) for answer in row["answers"]]}
+
+    return annotated(
+        given,
+        what,
+        lambda: [(str(row[key]), texts(row)) for row in rows],
+        flaw=lambda row: _unanswered(row["answers"]),
+    )
+
+
+def _unanswered(answers: Sequence[str]) -> str:
+    return "" if answers else "without answers"
+
+
+def _asked(given: Given, questions: Path) -> list[str]:
+    """The ids of the official questions."""
+    what = "the official questions {questions: [{question_id}]}"
+    rows = section(questions, "questions", what)
+    return list(annotated(given, what, lambda: [(str(row["question_id"]), row) for row in rows], path=questions))
 
 
 def _answers(given: Given, key: str, wanted: str, truth: Mapping[str, Any]) -> dict[str, str]:

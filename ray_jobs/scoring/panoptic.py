@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_jobs.scoring.files import Complaints, Given, Row, by_id, checked, compare_ids, section
+from ray_jobs.scoring.files import Complaints, Given, Row, annotated, by_id, compare_ids, section
 from setok.data.images import decode_image
 from setok.errors import DataError
 from setok.metrics.panoptic import PanopticScores
@@ -20,19 +20,20 @@ PANOPTIC = (
 def score_panoptic(given: Given) -> dict[str, Any]:
     """PQ, SQ and RQ, of all categories, of things and of stuff."""
     what = "the official panoptic_*.json with its folder of PNGs"
-    truth = checked(
-        given.truth, what, lambda: {str(row["image_id"]): row for row in section(given.truth, "annotations", what)}
-    )
-    things = {int(row["id"]) for row in section(given.truth, "categories", what) if row.get("isthing")}
+    rows = section(given.truth, "annotations", what)
+    truth = annotated(given, what, lambda: [(str(row["image_id"]), row) for row in rows])
+    kinds = section(given.truth, "categories", what)
+    categories = annotated(given, what, lambda: [(str(int(row["id"])), bool(row.get("isthing"))) for row in kinds])
+    things = {int(category) for category, is_thing in categories.items() if is_thing}
     complaints = Complaints(given.predictions, given, PANOPTIC)
-    rows = by_id(section(given.predictions, "annotations", PANOPTIC), "image_id", ["file_name"], complaints)
-    compare_ids(rows, truth, complaints)
+    found = by_id(section(given.predictions, "annotations", PANOPTIC), "image_id", ["file_name"], complaints)
+    compare_ids(found, truth, complaints)
     complaints.settle()
     scores = PanopticScores()
     for picture, row in truth.items():
-        true, said = _categories(row, given.truth), _categories(rows[picture], given.predictions)
+        true, said = _categories(row, given.truth), _categories(found[picture], given.predictions)
         crowds = {int(segment["id"]) for segment in row["segments_info"] if segment.get("iscrowd")}
-        scores.update(picture, _ids(given.predictions, rows[picture]), said, _ids(given.truth, row), true, crowds)
+        scores.update(picture, _ids(given.predictions, found[picture]), said, _ids(given.truth, row), true, crowds)
     return scores.compute(things)
 
 
@@ -45,7 +46,10 @@ def _categories(row: Row, path: Path) -> dict[int, int]:
 
 def _ids(path: Path, row: Row) -> np.ndarray:
     """Segment of every pixel: red + 256 · green + 65536 · blue."""
-    file = path.with_suffix("") / Path(row["file_name"]).with_suffix(".png").name
+    file = (
+        path.with_name(path.name.removesuffix(".gz").removesuffix(".json"))
+        / Path(row["file_name"]).with_suffix(".png").name
+    )
     if not file.is_file():
         raise DataError(f"there is no {file}", f"give {PANOPTIC}")
     return decode_image(file.read_bytes()).astype(np.int64) @ np.array([1, 256, 65536])

@@ -14,7 +14,7 @@ import torch
 from ray_jobs.scoring.files import Complaints, Given, compare_ids
 from ray_jobs.scoring.samples import Sample, Written, file_name, places
 from setok.data.images import decode_image
-from setok.errors import ConfigError, DataError
+from setok.errors import ConfigError, DataError, SetokError
 from setok.metrics import frechet
 from setok.metrics.editing import Distance, Features, picture_rows
 from setok.metrics.frechet import FeatureStatistics
@@ -80,13 +80,23 @@ def _networks(given: Given) -> tuple[dict[str, Distance], dict[str, Features]]:
     if given.lpips is not None:
         from setok.models.perceptual import load_perceptual
 
-        distances["lpips"] = torch.inference_mode()(load_perceptual(given.lpips))
+        distances["lpips"] = torch.inference_mode()(named("--lpips", load_perceptual, given.lpips))
     if given.clip is not None or given.dino is not None:
         from setok.models.picture_features import load_picture_features
 
-        named = {"clip_i": given.clip, "dino": given.dino}
-        features = {name: load_picture_features(folder) for name, folder in named.items() if folder is not None}
+        if given.clip is not None:
+            features["clip_i"] = named("--clip", load_picture_features, given.clip, "clip")
+        if given.dino is not None:
+            features["dino"] = named("--dino", load_picture_features, given.dino, "dino")
     return distances, features
+
+
+def named(option: str, load: Callable[..., Any], *given: Any) -> Any:
+    """What a function loads; where it refuses, the error names the option or setting that the user gave."""
+    try:
+        return load(*given)
+    except SetokError as error:
+        raise error.about(option) from error
 
 
 def _unit(pixels: np.ndarray) -> torch.Tensor:
@@ -157,7 +167,8 @@ def _statistics(path: Path, given: Given) -> tuple[np.ndarray, np.ndarray]:
         )
     from setok.models.inception import load_inception
 
-    network, statistics = load_inception(given.inception, given.variant), FeatureStatistics()
+    network = named("--inception", load_inception, given.inception, given.variant)
+    statistics = FeatureStatistics()
     for batch in _batches(pictures_of(path)):
         statistics.update(network(batch).double().numpy())
     return statistics.mean, statistics.covariance

@@ -126,7 +126,7 @@ OWN: dict[str, Task] = {
         run=Run(asks=("vqa",)),
     ),
     "caption": Task(
-        headline=("recall", "precision", "exact"),
+        headline=("f1", "recall", "precision", "exact"),
         scorer="share of the things of the true caption that are named, and named rightly; any set of captions",
         run=Run(asks=("caption",)),
     ),
@@ -267,9 +267,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "all": tuple(RUN),
     "own": tuple(OWN),
     "benchmarks": tuple(name for name in RUN if name not in OWN),
-    "questions": tuple(
-        name for name, task in RUN.items() if task.run and task.run.asks[0] == "vqa" and name not in OWN
-    ),
+    "questions": tuple(name for name, task in RUN.items() if task.run and task.run.asks[0] == "vqa"),
     "captions": tuple(name for name, task in RUN.items() if task.run and task.run.asks[0] == "caption"),
     "segmentation": tuple(name for name, task in RUN.items() if task.run and task.run.asks[0] == "segment"),
     "pictures": ("reconstruction", "generate", "edit", "editing", "fid"),

@@ -20,6 +20,7 @@ _NAMES = {
     "eval/vqa/blind": "right answers, gray picture",
     "eval/vqa/constant": "right answers, most frequent of the type",
     "eval/vqa/by_question": "right answers, most frequent to these words",
+    "eval/caption/f1": "things named and there, F1",
     "eval/caption/recall": "things named",
     "eval/caption/precision": "things named that are there",
     "eval/caption/exact": "captions without a fault",

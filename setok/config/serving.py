@@ -18,7 +18,7 @@ class ReplicaConfig(Section):
     min: int = Field(1, ge=0)
     """Without any, the first request waits until a replica has started."""
     max: int = Field(1, ge=0)
-    """0 serves from the process itself, without Ray: for a laptop, or a debugger."""
+    """0 serves without Ray, with one model in a process beside the web server's: for a laptop."""
     target_ongoing: float = Field(16.0, gt=0.0)
     """Requests at once that one replica is meant for: above it more are started, below it some end."""
     upscale_delay_s: float = Field(10.0, ge=0.0)

@@ -22,19 +22,22 @@ def phrase_counts(text: str, phrases: Iterable[str]) -> Counter[str]:
 
 
 def caption_scores(said: str, reference: str, phrases: Sequence[str]) -> dict[str, float]:
-    """Recall and precision of the things that a caption names, and whether it is word for word the reference.
+    """How well a caption names the things of its reference, and whether it is word for word the same.
 
     Args:
         phrases: what things are called (``red circle``); each counts as often as it is said, at most as often as is true.
 
     Returns:
-        ``recall`` (NaN where the reference names none), ``precision`` (0 where nothing is named), ``exact``.
+        ``f1``, the harmonic mean of the next two, so that naming everything does not win; ``recall`` (NaN where the
+        reference names none, as ``f1``); ``precision`` (0 where nothing is named); ``exact``.
     """
     told, true = phrase_counts(said, phrases), phrase_counts(reference, phrases)
     both = sum((told & true).values())
+    num_told, num_true = sum(told.values()), sum(true.values())
     return {
-        "recall": both / sum(true.values()) if true else float("nan"),
-        "precision": both / sum(told.values()) if told else 0.0,
+        "f1": 2 * both / (num_told + num_true) if true else float("nan"),
+        "recall": both / num_true if true else float("nan"),
+        "precision": both / num_told if told else 0.0,
         "exact": float(_words(said) == _words(reference)),
     }
 

@@ -19,7 +19,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
     Args:
         rows: of ``vqa``: ``accuracy``, ``constant``, ``by_question``, ``blind`` and ``kind``, a question whose answer nobody
-            knows having only the last; of ``caption``: ``recall``, ``precision``, ``exact``; of ``segment``: pairs
+            knows having only the last; of ``caption``: ``f1``, ``recall``, ``precision``, ``exact``; of ``segment``: pairs
             (intersection, union) as ``overlap``, and of what needs no words as ``overlap_<name>``; of ``generate`` and
             ``edit``: ``psnr``, ``l1``, ``tokens``, and of references ``psnr_<name>``, ``l1_<name>``.
     """
@@ -51,7 +51,7 @@ def _vqa(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _caption(rows: Sequence[Row]) -> dict[str, Any]:
-    return {name: _mean(rows, name) for name in ("recall", "precision", "exact")}
+    return {name: _mean(rows, name) for name in ("f1", "recall", "precision", "exact")}
 
 
 def _segment(rows: Sequence[Row]) -> dict[str, Any]:

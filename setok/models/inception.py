@@ -213,8 +213,8 @@ def load_inception(path: str | Path, variant: str) -> Inception:
         raise CheckpointError(f"there is no file {file} with Inception's weights", _REMEDY)
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{file} cannot be read as weights: {error}", _REMEDY) from error
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"{file} cannot be read as weights: {str(error)[:300]}", _REMEDY) from error
     network = Inception("pytorch-fid" if variant == "pytorch-fid" else "torch-fidelity")
     try:
         network.load_state_dict(weights)

@@ -108,13 +108,13 @@ def load_perceptual(path: str | Path) -> Perceptual:
         "make it from the official weights: python -m setok.models.perceptual VGG16.pth LPIPS_VGG.pth OUT.safetensors"
     )
     if not file.is_file():
-        raise CheckpointError(f"loss.perceptual_path: there is no file {file}", remedy)
+        raise CheckpointError(f"there is no file {file}", remedy)
     try:
         with torch.device("cpu"):  # also where a run is only described, on the meta device
             weights = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"loss.perceptual_path: {file} cannot be read: {error}", remedy) from error
-    _check(weights, f"loss.perceptual_path: {file}", remedy)
+        raise CheckpointError(f"{file} cannot be read: {error}", remedy) from error
+    _check(weights, str(file), remedy)
     return Perceptual(weights)
 
 

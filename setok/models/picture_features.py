@@ -8,42 +8,47 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from setok.errors import CheckpointError
 
 _PROCESSOR = "preprocessor_config.json"
+Kind = Literal["clip", "dino"]
 _REMEDY = "give a folder that `save_pretrained` wrote, such as a clone of openai/clip-vit-base-patch32 or facebook/dino-vits16"
 
 
-def load_picture_features(folder: str | Path) -> Callable[[Tensor], Tensor]:
-    """What gives pictures of any size, in [0, 1], as vectors: the projected embedding of a CLIP, else the first token.
+def load_picture_features(folder: str | Path, kind: Kind) -> Callable[[Tensor], Tensor]:
+    """What gives pictures of any size, in [0, 1], as vectors: the projected embedding of a CLIP, the first token of a DINO.
 
     Pictures are resized to the network's side by their shorter side (bicubic, antialiased), the middle square is taken, and
     colours are normalised with the numbers of the folder's ``preprocessor_config.json``.
 
     Raises:
-        CheckpointError: the folder holds no such network.
+        CheckpointError: the folder holds no such network, or one of the other kind.
     """
     path = Path(folder)
     if not (path / "config.json").is_file() or not (path / _PROCESSOR).is_file():
         raise CheckpointError(f"{path} has no config.json and {_PROCESSOR}", _REMEDY)
     from transformers import AutoConfig, AutoModel
 
-    settings = json.loads((path / _PROCESSOR).read_text())
+    is_clip = kind == "clip"
     try:
-        is_clip = AutoConfig.from_pretrained(path).model_type == "clip"
+        settings = json.loads((path / _PROCESSOR).read_text(encoding="utf-8"))
+        found = AutoConfig.from_pretrained(path).model_type
+        if is_clip != (found == "clip"):
+            raise CheckpointError(f"{path} holds a network of type {found!r}, which is no {kind.upper()}", _REMEDY)
         network, report = AutoModel.from_pretrained(path, output_loading_info=True)
         config = network.config.vision_config if is_clip else network.config
         side = int(config.image_size)
         mean, deviation = (torch.tensor(settings[f"image_{name}"]).view(3, 1, 1) for name in ("mean", "std"))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}", _REMEDY) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {str(error).strip()[:300]}", _REMEDY) from error
     _refuse_invented(path, report)
     network = network.eval().requires_grad_(False)
 

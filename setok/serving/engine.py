@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -259,7 +259,17 @@ class Engine:
             session.step()
 
 
-async def events_of(engine: Engine, call: Call) -> AsyncIterator[Event]:
+class TakesCalls(Protocol):
+    """What an engine is to those who ask, wherever it runs."""
+
+    def submit(self, call: Call, deliver: Callable[[Event], object]) -> Any:
+        """As ``Engine.submit``."""
+
+    def cancel(self, ticket: Any) -> None:
+        """As ``Engine.cancel``."""
+
+
+async def events_of(engine: TakesCalls, call: Call) -> AsyncIterator[Event]:
     """Everything that a request gives, as it comes; leaving the loop early gives the request up.
 
     Raises:

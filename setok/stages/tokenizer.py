@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from setok.batch import ConceptBank, ImageTextBatch, LossOutput, StepContext, VisualTokens
 from setok.collectives import all_gather_rows, all_reduce_sum
 from setok.config import TrainConfig
+from setok.errors import CheckpointError
 from setok.losses import (
     adaptive_adversarial_weight,
     concept_contrast,
@@ -213,7 +214,10 @@ class TokenizerStage:
         if config.loss.perceptual and config.loss.perceptual_path is None:
             _say_once("loss.perceptual is above 0 and loss.perceptual_path is empty: the perceptual term is off")
         elif config.loss.perceptual and config.loss.perceptual_path is not None:
-            model.perceptual = load_perceptual(config.loss.perceptual_path)
+            try:
+                model.perceptual = load_perceptual(config.loss.perceptual_path)
+            except CheckpointError as error:
+                raise error.about("loss.perceptual_path") from error
         self.modules: dict[str, nn.Module] = {"model": model}
         if config.loss.adversarial:
             discriminator = Discriminator(config.discriminator)

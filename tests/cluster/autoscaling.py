@@ -1,4 +1,4 @@
-"""A run on a cluster that begins with a head alone, grows for it, and shrinks again; then one that can never fit.
+"""A run on a cluster that begins with a head alone, grows for it, and shrinks again; then one that does not say that it waits.
 
     unshare --pid --net --fork --mount-proc python -m tests.cluster.autoscaling FOLDER TEMP
 
@@ -73,7 +73,7 @@ def main() -> None:
 
     data = squares.write_set(folder / "data")
     scaling = {"num_workers": 2, "cpus_per_worker": 0.75, "max_failures": 0}
-    run = Run(small_run(data, folder, "grown", scaling=scaling, train={"steps": 8}))
+    run = Run(small_run(data, folder, "grown", scaling=scaling | {"wait_for_nodes": True}, train={"steps": 8}))
     never = small_run(data, folder, "never", scaling=scaling | {"num_workers": 4}, train={"steps": 8})
     fake = cluster()
     fake.start()

@@ -1,4 +1,4 @@
-"""A cluster that scales itself: up for a run, down after it, and not at all for one that can never fit."""
+"""A cluster that scales itself: up for a run that waits for nodes, down after it, and not at all for one that does not."""
 
 from __future__ import annotations
 
@@ -28,3 +28,4 @@ def test_nodes_come_for_a_run_and_go_after_it(tmp_path: Path, repo_root: Path) -
     assert max(told["counts"]) in (3, 4), "two workers and what decodes need two or three nodes of one CPU"
     assert told["counts"][-1] == 1, "idle nodes are given back"
     assert told["refused"] == 2 and "needs 3.25 CPUs" in told["why"], told["why"]
+    assert "scaling.wait_for_nodes=true" in told["why"]

@@ -1,6 +1,7 @@
-"""The server on Ray: more replicas under load and fewer after it, a killed one, another checkpoint, and a queue that ends.
+"""The server on Ray: replicas come with requests and go without them; a killed one, a lost node, another checkpoint, a queue that
+ends.
 
-One application for all of it, since every replica takes seconds to start. What is promised of a single process is in tests/unit.
+One application for nearly all of it, since every replica takes seconds to start. What is promised without Ray is in tests/unit.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +29,7 @@ from setok.serving.keys import ApiKeys
 from tests.served import NAME, data_url, picture, predictor, serve_config
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-LONG = {"max_tokens": 120, "temperature": 1.0, "modalities": ["text"]}
+LONG = {"max_tokens": 60, "temperature": 1.0, "modalities": ["text"]}
 
 
 def export(folder: Path) -> Path:
@@ -35,23 +39,23 @@ def export(folder: Path) -> Path:
 
 
 def config_of(checkpoint: Path, port: int, **changes: Any) -> ServeConfig:
-    return serve_config(
-        checkpoint=str(checkpoint),
-        model_name=NAME,
-        server__port=port,
-        server__drain_s=20.0,
-        ingress__cpus=0.1,
-        replicas={
-            "min": 1,
-            "max": 3,
-            "target_ongoing": 4.0,
-            "upscale_delay_s": 0.5,
-            "downscale_delay_s": 3.0,
-            "cpus": 0.1,
-        },
-        batching={"max_rows": 4, "max_waiting": 40},
-        **changes,
-    )
+    settings: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "model_name": NAME,
+        "server__port": port,
+        "server__drain_s": 20.0,
+        "limits__request_timeout_s": 200.0,
+        "ingress__cpus": 0.1,
+        "replicas__min": 0,
+        "replicas__max": 3,
+        "replicas__target_ongoing": 2.0,
+        "replicas__upscale_delay_s": 0.5,
+        "replicas__downscale_delay_s": 2.0,
+        "replicas__cpus": 0.1,
+        "batching__max_rows": 4,
+        "batching__max_waiting": 40,
+    }
+    return serve_config(**settings | changes)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,8 @@ def said(answer: Any) -> str:
     return str(json.loads(answer[2])["choices"][0]["message"]["content"])
 
 
-def test_openais_client_talks_to_it(address: str) -> None:
+def test_openais_client_wakes_it_and_talks_to_it(address: str) -> None:
+    assert replicas() == 0
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
     image = {"type": "image_url", "image_url": {"url": data_url(picture())}}
     asked: dict[str, Any] = {
@@ -119,56 +124,19 @@ def test_openais_client_talks_to_it(address: str) -> None:
     chunks = list(client.chat.completions.create(**asked, stream=True))
     told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert told.strip() == whole.choices[0].message.content
+    assert replicas() >= 1
     assert client.images.generate(prompt="a circle").data
     with pytest.raises(openai.BadRequestError, match="above"):
         client.chat.completions.create(**asked | {"max_tokens": 10**6})
 
 
-def test_it_grows_under_load_and_loses_nothing_with_a_replica(address: str) -> None:
-    """1 → 3 replicas, one of them is killed, and 3 → 1; every request is answered, and as it would have been alone."""
-    alone = asyncio.run(many(address, 1))
-    assert alone[0][0] == 200
-    wait_for(lambda: replicas() == 1, "it does not begin with one replica")
-    seen: list[int] = []
-
-    def watch() -> None:
-        wait_for(lambda: seen.append(replicas()) or seen[-1] == 3, f"it did not grow to 3 replicas: {seen[-5:]}")  # type: ignore[func-returns-value]
-
-    async def load() -> list[Any]:
-        answers: list[Any] = []
-        watching = asyncio.create_task(asyncio.to_thread(watch))
-        while not watching.done():
-            answers += await many(address, 30)
-        await watching
-        answers += await many(address, 40, kill_one)
-        return answers
-
-    answers = asyncio.run(load())
-    assert [status for status, _, _ in answers if status != 200] == []
-    assert said(answers[0]) == said(alone[0])
-    assert said(answers[-40]) == said(alone[0])
-    wait_for(lambda: replicas() == 1, "it did not shrink to one replica")
-
-
-def kill_one() -> None:
-    """End the process of one replica, as a machine would that fails."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.is_running() and "ServeReplica:setok:model" in " ".join(process.cmdline())
-    ]
-    assert found
-    found[0].send_signal(signal.SIGKILL)
-
-
 def test_beyond_what_may_wait_the_answer_is_503_and_everyone_taken_is_answered(address: str) -> None:
-    answers = asyncio.run(many(address, 150))
+    answers = asyncio.run(many(address, 100))
     statuses = [status for status, _, _ in answers]
     assert set(statuses) == {200, 503}
     assert statuses.count(200) >= 40
     assert all(retry == "1" for status, retry, _ in answers if status == 503)
     assert all(json.loads(text)["error"]["code"] == "overloaded" for status, _, text in answers if status == 503)
-    assert asyncio.run(many(address, 1))[0][0] == 200
 
 
 def test_another_checkpoint_takes_over_without_a_failed_request(address: str, checkpoint: Path, tmp_path: Path) -> None:
@@ -185,8 +153,8 @@ def test_another_checkpoint_takes_over_without_a_failed_request(address: str, ch
         done.append(True)
 
     async def load() -> list[Any]:
+        answers = await many(address, 4)  # so that there is a replica to be replaced
         updating = asyncio.create_task(asyncio.to_thread(update))
-        answers: list[Any] = []
         while not updating.done():
             answers += await many(address, 4)
         await updating
@@ -194,5 +162,96 @@ def test_another_checkpoint_takes_over_without_a_failed_request(address: str, ch
 
     answers = asyncio.run(load())
     assert done
-    assert len(answers) >= 4
+    assert len(answers) >= 8
     assert [status for status, _, _ in answers if status != 200] == []
+
+
+def test_it_grows_under_load_loses_nothing_with_a_replica_and_shrinks_to_none(address: str) -> None:
+    """Up to 3 replicas, one of them is killed, and down to none; every request is answered, and as it would have been alone."""
+    alone = asyncio.run(many(address, 1))
+    assert alone[0][0] == 200
+
+    async def load() -> list[Any]:
+        answers: list[Any] = []
+        growing = asyncio.create_task(
+            asyncio.to_thread(wait_for, lambda: replicas() == 3, "it did not grow to 3 replicas")
+        )
+        while not growing.done():
+            answers += await many(address, 20)
+        await growing
+        return answers + await many(address, 30, kill_one)
+
+    answers = asyncio.run(load())
+    assert [status for status, _, _ in answers if status != 200] == []
+    assert said(answers[0]) == said(alone[0])
+    assert said(answers[-30]) == said(alone[0])
+    wait_for(lambda: replicas() == 0, "it did not shrink to none")
+
+
+def kill_one() -> None:
+    """End the process of one replica, as a machine would that fails."""
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.is_running() and "ServeReplica:setok:model" in " ".join(process.cmdline())
+    ]
+    assert found
+    found[0].send_signal(signal.SIGKILL)
+
+
+def lose_a_node(root: str) -> None:
+    """Serve from two nodes, and take one of them away under load."""
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
+
+    from ray_jobs.serving.deployments import application
+
+    # One replica on each node, and the ingress on the first, which is there before the second.
+    node = {"num_cpus": 2, "object_store_memory": 150 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False)
+    port = 18_000 + os.getpid() % 2000
+    address = f"http://127.0.0.1:{port}"
+    config = config_of(Path(root), port, replicas__cpus=1.5, replicas__min=1, replicas__max=2)
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    serve.run(application(config, ApiKeys({})), name="setok", route_prefix="/")
+    added = cluster.add_node(**node)
+    rounds: list[list[Any]] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            rounds.append(asyncio.run(many(address, 16)))
+
+    asking = threading.Thread(target=load)  # nodes come and go in the main thread
+    asking.start()
+    wait_for(lambda: replicas() == 2, "it did not grow to the second node")
+    before = len(rounds)
+    wait_for(lambda: len(rounds) > before, "it does not answer with two nodes")
+    cluster.remove_node(added, allow_graceful=False)
+    wait_for(lambda: replicas() == 1, "the lost node's replica is still there")
+    lost = len(rounds)
+    wait_for(lambda: len(rounds) > lost + 1, "it does not answer without the node")
+    over.set()
+    asking.join()
+    sys.stdout.write(json.dumps([status for answers in rounds for status, _, _ in answers]) + "\n")
+    serve.shutdown()
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_lost_node_costs_no_request(checkpoint: Path, repo_root: Path) -> None:
+    here = {"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    here |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_health_check_period_ms": "500"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"from tests.jobs.test_serve import lose_a_node; lose_a_node({str(checkpoint)!r})"],
+        cwd=repo_root,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | here,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    statuses = json.loads(done.stdout.splitlines()[-1])
+    assert len(statuses) >= 48
+    assert set(statuses) == {200}

@@ -327,6 +327,8 @@ def test_processors_beside_what_a_run_asks_for() -> None:
     assert (
         "needs 2 GPUs, and there are 1" in only(resources.check_resources(gpus, {"CPU": 9.0, "GPU": 1.0}), "fail").text
     )
+    growing = train_config(scaling={"num_workers": 2, "use_gpu": True, "wait_for_nodes": True})
+    assert "it waits for nodes" in only(resources.check_resources(growing, {"CPU": 9.0}), "warn").text
     elastic = train_config(scaling={"num_workers": [1, 4], "cpus_per_worker": 2})
     assert "starts with fewer" in only(resources.check_resources(elastic, {"CPU": 4.0}), "warn").text
     only(resources.check_resources(train_config(), {}), "ok")

@@ -98,9 +98,9 @@ def test_every_task_that_a_set_allows(
     assert [row["id"] for row in rows if row["task"] == "unreadable"] == ["broken"]
     assert not (folder / "samples").exists()
     table = (folder / "table.md").read_text()
-    assert "| vqa (12) | Answers right, % |" in table and "| pope (4) | accuracy |" in table
+    assert "| vqa (12) | Answers right, % |" in table and "| pope (4) | Accuracy, % |" in table
     assert "<h2>All figures</h2>" in (folder / "report.html").read_text()
-    assert any(line.startswith("refcoco (8): ciou ") for line in headlines(metrics))
+    assert any(line.startswith("refcoco (8): cIoU, % ") for line in headlines(metrics))
 
 
 def test_what_was_stopped_goes_on_and_ends_the_same(
@@ -209,7 +209,9 @@ def test_one_thing_that_is_wrong_is_told_as_what_it_is(tmp_path: Path, runs: dic
         evaluate(config_of(tmp_path, run, data, beside=[str(run)]))
     with pytest.raises(ConfigError, match="go together"):
         config_of(tmp_path, run, data, tasks=["fid"], networks={"inception": "x"})
-    with pytest.raises(ConfigError, match=r"'tokens' needs the checkpoint of a tokenizer, and .* is of stage=pretrain"):
+    with pytest.raises(
+        ConfigError, match=r"'tokens' needs the checkpoint of a tokenizer, and there is .* \(stage=pretrain"
+    ):
         evaluate(config_of(tmp_path, run, data, tasks=["tokens"]))
 
 
@@ -218,6 +220,10 @@ def test_names_of_checkpoints() -> None:
     assert labels_of(["runs/a/tokenizer", "./runs/b/tokenizer"]) == ["a", "b"]
     assert labels_of(["runs/a/x/1", "runs/b/x/2", "runs/b/y/2"]) == ["x-1", "x-2", "y-2"]
     assert labels_of(["s3://x/run"]) == ["run"]
+    assert labels_of(["runs/a/tokenizer/checkpoints/step_00001000", "runs/a/tokenizer"]) == [
+        "tokenizer-step-1000",
+        "tokenizer",
+    ]
 
 
 def test_the_command(

@@ -13,7 +13,7 @@ from setok.errors import CheckpointError
 from setok.export import SETTINGS, export_setokim, export_tokenizer
 from setok.models.setokim import Setokim
 from setok.models.tokenizer import SeTok
-from setok.predictor import Predictor
+from setok.predictor import Predictor, TokenizerPredictor
 from setok.stages import SetokimTask
 from tests.sequences import square
 from tests.setokim_runs import config_of
@@ -66,6 +66,7 @@ def test_export_and_load_in_one_line(tmp_path: Path, train: str, precision: str)
     assert stored.caption(pictures) == run.caption(pictures), "an address does as well as a folder"
     tokenizer = export_tokenizer(config.run_dir, tmp_path / "setok")
     assert isinstance(tokenizer, SeTok)
+    assert TokenizerPredictor.from_checkpoint(tmp_path / "setok").bf16 == run.bf16
     weights = SeTok.from_pretrained(tmp_path / "setok").state_dict()
     assert all(torch.equal(weights[name], value) for name, value in task.setokim.tokenizer.state_dict().items())
 

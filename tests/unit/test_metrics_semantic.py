@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_linear_probe_whatever_the_order() -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "dino"])
-def test_picture_features_of_a_saved_network(tmp_path: Path, kind: str) -> None:
+def test_picture_features_of_a_saved_network(tmp_path: Path, kind: Literal["clip", "dino"]) -> None:
     from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
     from setok.models.picture_features import load_picture_features
@@ -181,7 +182,7 @@ def test_picture_features_of_a_saved_network(tmp_path: Path, kind: str) -> None:
     network.save_pretrained(tmp_path)
     settings = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.3]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    features = load_picture_features(tmp_path)
+    features = load_picture_features(tmp_path, kind)
     pixels = torch.rand(2, 3, 28, 28)
     normal = (pixels - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.2, 0.3]).view(3, 1, 1)
     with torch.no_grad():
@@ -201,7 +202,7 @@ def test_picture_features_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no config.json and preprocessor_config.json(.|\n)*clip-vit-base-patch32"
     ):
-        load_picture_features(tmp_path)
+        load_picture_features(tmp_path, "clip")
 
 
 def test_networks_with_drawn_weights_are_refused(tmp_path: Path) -> None:
@@ -217,4 +218,14 @@ def test_networks_with_drawn_weights_are_refused(tmp_path: Path) -> None:
     del weights["embeddings.cls_token"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks 1 weight\(s\) of its network, such as embeddings.cls_token"):
-        load_picture_features(tmp_path)
+        load_picture_features(tmp_path, "dino")
+    with pytest.raises(CheckpointError, match="holds a network of type 'dinov2', which is no CLIP"):
+        load_picture_features(tmp_path, "clip")
+    weights["embeddings.cls_token"] = torch.zeros(1, 1, 5)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"cannot be loaded|lacks 1 weight"):
+        load_picture_features(tmp_path, "dino")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_picture_features(tmp_path, "dino")

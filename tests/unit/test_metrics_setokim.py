@@ -65,10 +65,10 @@ def test_a_longer_phrase_keeps_its_words() -> None:
 
 def test_captions_count_things_as_often_as_they_are() -> None:
     scores = caption_scores("a red circle and a blue circle", "a red circle, a red circle and a blue circle", THINGS)
-    assert scores == {"recall": pytest.approx(2 / 3), "precision": 1.0, "exact": 0.0}
-    assert caption_scores("a red circle", "A red circle.", THINGS) == {"recall": 1, "precision": 1, "exact": 1}
+    assert scores == {"f1": 0.8, "recall": pytest.approx(2 / 3), "precision": 1.0, "exact": 0.0}
+    assert caption_scores("a red circle", "A red circle.", THINGS) == {"f1": 1, "recall": 1, "precision": 1, "exact": 1}
     nothing = caption_scores("", "grass", THINGS)
-    assert math.isnan(nothing["recall"])
+    assert math.isnan(nothing["recall"]) and math.isnan(nothing["f1"])
     assert nothing["precision"] == 0
 
 
@@ -109,8 +109,8 @@ def test_a_summary_has_every_task_that_was_asked() -> None:
     rows = [
         {"task": "vqa", "kind": "how", "accuracy": 1.0, "blind": 0.0, "constant": 0.0, "by_question": 1.0},
         {"task": "vqa", "kind": "is", "accuracy": 0.0, "blind": 1.0, "constant": 1.0, "by_question": 1.0},
-        {"task": "caption", "recall": 0.5, "precision": 0.25, "exact": 0.0},
-        {"task": "caption", "recall": None, "precision": 0.75, "exact": 1.0},
+        {"task": "caption", "f1": 0.3, "recall": 0.5, "precision": 0.25, "exact": 0.0},
+        {"task": "caption", "f1": None, "recall": None, "precision": 0.75, "exact": 1.0},
         {"task": "segment", "overlap": [4, 12], "overlap_constant": [1, 2]},
         {"task": "edit", "psnr": 20.0, "l1": 0.1, "tokens": 4, "psnr_unchanged": 25.0, "l1_unchanged": 0.05},
         {"task": "unreadable"},
@@ -121,7 +121,7 @@ def test_a_summary_has_every_task_that_was_asked() -> None:
     assert found["vqa"]["accuracy"] == found["vqa"]["blind"] == 0.5
     assert (found["vqa"]["num"], found["vqa"]["num_unanswered"]) == (2, 1)
     assert found["vqa"]["by_type"]["how"] == {"accuracy": 1, "constant": 0, "by_question": 1, "blind": 0, "num": 1}
-    assert found["caption"] == {"num": 2, "recall": 0.5, "precision": 0.5, "exact": 0.5}
+    assert found["caption"] == {"num": 2, "f1": 0.3, "recall": 0.5, "precision": 0.5, "exact": 0.5}
     assert found["segment"]["ciou"] == pytest.approx(1 / 3)
     assert found["segment"]["references"] == {"constant": {"giou": 0.5, "ciou": 0.5}}
     assert found["edit"]["references"] == {"unchanged": {"psnr": 25.0, "l1": 0.05}}

@@ -21,7 +21,7 @@ from ray_jobs.reporting.setokim import TASKS, SetokimReport
 VQA = {"accuracy": 0.61, "by_question": 0.31, "blind": 0.28, "constant": 0.25, "num": 40}
 METRICS: dict[str, Any] = {
     "vqa": VQA | {"by_type": {"how many": VQA | {"num": 30}, "is there a": VQA | {"accuracy": 0.75, "num": 10}}},
-    "caption": {"recall": 0.42, "precision": 0.43, "exact": 0.11, "num": 20},
+    "caption": {"f1": 0.44, "recall": 0.42, "precision": 0.43, "exact": 0.11, "num": 20},
     "segment": {"giou": 0.512, "ciou": 0.498, "references": {"constant": {"giou": 0.07, "ciou": 0.06}}, "num": 9},
     "generate": {
         "psnr": 11.2,
@@ -62,7 +62,21 @@ def test_every_task_has_its_figures_and_references() -> None:
     reports = (SetokimReport(label="scenes", metrics=METRICS),)
     text = render(ReportData(title="T", name="n", setokim=reports))
     Balance().feed(text)
-    for shown in ("61", "31", "28", "25", "42", "0.512", "0.070", "11.2", "19.8", "how many …", "is there a …", "75 %"):
+    for shown in (
+        "61",
+        "31",
+        "28",
+        "25",
+        "42",
+        "0.512",
+        "0.070",
+        "11.2",
+        "19.8",
+        "how many …",
+        "is there a …",
+        "(% right)",
+        ">75<",
+    ):
         assert shown in text, shown
     for task in TASKS.values():
         assert f"<h2>{task.title}</h2>" in text
@@ -82,7 +96,7 @@ def test_sets_share_the_page() -> None:
 
 
 def test_a_task_that_two_stages_have_comes_twice() -> None:
-    earlier, later = ({"caption": METRICS["caption"] | {"recall": share}} for share in (0.11, 0.77))
+    earlier, later = ({"caption": METRICS["caption"] | {"f1": share}} for share in (0.11, 0.77))
     reports = (SetokimReport(label="pretrain", metrics=earlier), SetokimReport(label="instruct", metrics=later))
     first, second = page.sections(reports)
     assert "<h2>Captions: pretrain</h2>" in first

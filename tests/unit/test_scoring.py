@@ -175,7 +175,14 @@ def test_mme(score: Score, tmp_path: Path) -> None:
 
 
 def test_scienceqa(score: Score, tmp_path: Path) -> None:
-    problem = {"answer": 1, "subject": "social science", "grade": "grade2", "hint": "x", "image": None}
+    problem = {
+        "choices": ["a", "b"],
+        "answer": 1,
+        "subject": "social science",
+        "grade": "grade2",
+        "hint": "x",
+        "image": None,
+    }
     truth = write(tmp_path / "problems.json", {"1": {**problem, "split": "test"}, "2": {**problem, "split": "val"}})
     said = write(tmp_path / "said.json", {"acc": 1, "results": {"1": 1}})
     figures = score("scienceqa", said, truth)
@@ -303,7 +310,7 @@ def test_pictures_that_do_not_pair(score: Score, tmp_path: Path) -> None:
 
 
 def test_keys_that_come_twice(score: Score, tmp_path: Path) -> None:
-    problem = {"answer": 1, "subject": "social science", "grade": "grade2", "hint": "x", "image": None, "split": "test"}
+    problem = {"choices": ["a", "b"], "answer": 1, "split": "test"}
     truth, said = write(tmp_path / "problems.json", {"1": problem}), tmp_path / "said.json"
     said.write_text('{"results": {"1": 1, "1": 0}}')
     with pytest.raises(DataError, match=r"said.json: 1 duplicate key\(s\): 1"):
@@ -376,7 +383,7 @@ def test_networks_that_are_named(score: Score, tmp_path: Path, monkeypatch: pyte
     )
     assert found["lpips"] == pytest.approx(lpips(one, other).mean().item(), rel=1e-4)
 
-    def brightest(_folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    def brightest(_folder: Path, _kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda pixels: pixels.amax((2, 3)) - 0.9
 
     monkeypatch.setattr("setok.models.picture_features.load_picture_features", brightest)

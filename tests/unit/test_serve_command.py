@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from ray_jobs import serve
 from setok.config import ServeConfig, load_config
-from setok.errors import ConfigError
+from setok.errors import ConfigError, SetokError
 from setok.export import SETTINGS, PredictorSettings
 from setok.serving.keys import ENVIRONMENT
 from tests.served import predictor, serve_config
@@ -75,7 +76,35 @@ def test_the_name_of_the_model() -> None:
     assert load_config(ServeConfig, "serve", ["model_name=mine"]).served_name == "mine"
 
 
-def test_a_server_of_one_process_drains_when_it_is_told_to_stop(tmp_path: Path, repo_root: Path) -> None:
+class LostModel:
+    """A process that ends as soon as somebody cares."""
+
+    exitcode = -9
+    stopped = False
+
+    def __init__(self, config: ServeConfig) -> None: ...
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        assert name == "on_lost"
+        value()
+
+    def stop(self, *, timeout_s: float) -> None:
+        LostModel.stopped = True
+
+
+def test_a_server_ends_with_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_jobs.serving.process.ModelProcess", LostModel)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SetokError, match=r"ended with exit code -9(.|\n)*start the server again"):
+            serve.run(serve_config(server__port=0))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert LostModel.stopped
+
+
+def test_a_server_without_ray_drains_when_it_is_told_to_stop(tmp_path: Path, repo_root: Path) -> None:
     folder = tmp_path / "tiny"
     predictor().model.save_pretrained(folder)
     (folder / SETTINGS).write_text(PredictorSettings(sequence=predictor().sequence).model_dump_json())
