@@ -264,7 +264,7 @@ def start_ray(num_cpus: int | None = None) -> None:
         num_cpus: CPUs that a Ray of our own may hand out; ``None`` means all of the machine.
     """
     joins = joins_cluster()
-    _set_ray_environment(joins=joins)
+    set_ray_environment(joins=joins)
     import ray
     import ray.data
 
@@ -311,7 +311,7 @@ def _out_of_reach() -> Iterator[None]:
         yield
 
 
-def _set_ray_environment(*, joins: bool) -> None:
+def set_ray_environment(*, joins: bool) -> None:
     """Settings Ray reads from the environment, unless the user has set them; must precede ``import ray``."""
     tokens = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     has_token = any(name in os.environ for name in tokens) or (Path.home() / ".ray" / "auth_token").is_file()

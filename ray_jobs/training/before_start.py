@@ -95,7 +95,7 @@ def check_beginning(config: TrainConfig) -> None:
 
 
 def check_cluster(config: TrainConfig) -> None:
-    """Refuse what the cluster can never give; Ray itself would wait for ever."""
+    """Refuse what the cluster does not have, unless it adds nodes by itself; Ray would wait for ever."""
     import ray
 
     scaling, data = config.scaling, config.data
@@ -117,7 +117,13 @@ def check_cluster(config: TrainConfig) -> None:
 
     if (lack := missing(scaling.min_workers)) is not None:
         fewest = " at least" if scaling.is_elastic else ""
-        raise ConfigError(f"the run needs{fewest} {lack[0]}", f"{lack[1]}, or add nodes")
+        if not scaling.wait_for_nodes:
+            raise ConfigError(
+                f"the run needs{fewest} {lack[0]}",
+                f"{lack[1]}, or add nodes; where the cluster adds them itself, --set scaling.wait_for_nodes=true",
+            )
+        logger.warning("the run needs%s %s: it starts when nodes have come", fewest, lack[0])
+        return
     if (lack := missing(scaling.max_workers)) is not None:
         logger.warning(
             "scaling.num_workers of %d need %s: the run starts with fewer, and takes more when nodes come",

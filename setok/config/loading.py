@@ -55,15 +55,17 @@ def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) 
 
 
 def load_any_config(name: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """``load_config`` of whatever job the file says it is for.
+    """Read, override and check the config of whatever job it names itself, as ``load_config`` does.
 
     Raises:
-        ConfigError: as ``load_config``, and for a job that there is not.
+        ConfigError: also where it names no job.
     """
-    asked = str(_resolve(_read(name), trail=(str(name),)).get("job"))
-    if asked not in JOBS:
-        raise ConfigError(f"{name}: job: {asked} is unknown", did_you_mean(asked, JOBS))
-    return load_config(JOBS[asked], name, overrides)
+    tree = _resolve(_read(name), trail=(str(name),))
+    if "job" not in tree:
+        raise ConfigError(f"{name} does not say which job it is the config of", f"add job: {' or '.join(JOBS)}")
+    if (job := str(tree["job"])) not in JOBS:
+        raise ConfigError(f"job: {job} is unknown", did_you_mean(job, JOBS))
+    return load_config(JOBS[job], name, overrides)
 
 
 def build(kind: type[J], tree: Mapping[str, Any]) -> J:

@@ -60,6 +60,9 @@ class ScalingConfig(Section):
     resize_seconds: float = Field(60.0, gt=0.0)
     """Elastic: how often a run that is well looks whether more workers have room. More workers start from the newest
     checkpoint, so keep it above the time that ``checkpoint.every`` steps take."""
+    wait_for_nodes: bool = False
+    """For a cluster that adds nodes when they are asked for (cluster launcher, KubeRay): what it lacks at the start is waited
+    for, as long as it takes. Ray does not say how far a cluster can grow; without this a run that lacks room is refused."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """``torch``: data parallelism without DeepSpeed, for small models, where it has less overhead."""
     use_gpu: bool = False

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ray_jobs", "ray_jobs.launch", "ray_jobs.progress"),
         *("ray_jobs.training", "ray_jobs.ingesting", "ray_jobs.evaluation", "ray_jobs.scoring"),
         *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning", "ray_jobs.serving"),
-        *("ray_jobs.planning", "ray_jobs.manifests"),
+        *("ray_jobs.planning", "ray_jobs.submitting", "ray_jobs.checking", "ray_jobs.manifests"),
     ),
     (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "setok.lmms_eval"),
 )

@@ -1,0 +1,1 @@
+"""Sends jobs to a cluster: what travels, under which name, and how its end is known."""
