@@ -45,13 +45,14 @@ def read_finished(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> di
     return None if stored is None or _differences(config) else stored
 
 
-def refuse_another(config: EvaluateConfig, fingerprints: Mapping[str, str]) -> None:
-    """Keep a finished evaluation of the same checkpoint and set, which was asked for something else.
+def refuse_another(config: EvaluateConfig) -> None:
+    """Keep a finished evaluation that was asked for something else; of a run that has trained on it is made anew.
 
     Raises:
         ConfigError: with everything that differs.
     """
-    if _stored(config, fingerprints) is not None and (told := _differences(config)):
+    there = (config.run_dir / METRICS).is_file() and (config.run_dir / CONFIG).is_file()
+    if there and (told := _differences(config)):
         raise ConfigError(
             f"{config.run_dir} holds a finished evaluation of something else: {', '.join(told)}",
             f"take another name (--set name={config.name}-2), or forget that one: rm -r {config.run_dir}",

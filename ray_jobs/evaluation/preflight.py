@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray_jobs.evaluation.files import read_finished, refuse_another
@@ -31,14 +32,20 @@ def works_of(config: EvaluateConfig) -> dict[str, Work]:
     tasks = _tasks(config, problems)
     manifest = _manifest(config, problems)
     specs = (config.checkpoint, *config.beside)
-    for twice in sorted(spec for spec, count in Counter(specs).items() if count > 1):
-        problems.add(ConfigError(f"checkpoint {twice} is named twice", "name every checkpoint once"))
     found: dict[str, Trained] = {}
+    named: dict[Path, str] = {}
     for label, spec in zip(labels_of(specs), specs, strict=True):
         try:
-            found[label] = trained_of(spec)
+            trained = trained_of(spec)
         except CheckpointError as error:
             problems.add(error)
+            continue
+        found[label] = trained
+        place = trained.path.resolve()
+        if place in named:
+            problem = f"{named[place]} and {spec} are one checkpoint, named twice"
+            problems.add(ConfigError(problem, "name every checkpoint once"))
+        named[place] = spec
     _check_stages(config, list(found.values()), tasks, problems)
     works = {}
     for label, trained in found.items():
@@ -49,7 +56,7 @@ def works_of(config: EvaluateConfig) -> dict[str, Work]:
     problems.settle()
     for work in works.values():
         if read_finished(work.config, work.fingerprints) is None:
-            refuse_another(work.config, work.fingerprints)
+            refuse_another(work.config)
             check(work.config.run_dir, work.request)
     return works
 
@@ -65,7 +72,11 @@ def labels_of(specs: Sequence[str]) -> list[str]:
         labels = [re.sub(r"[^A-Za-z0-9._@-]", "_", "-".join(own[-depth:])).lstrip("._@-") for own in parts]
         if len(set(labels)) == len(labels):
             break
-    return labels
+    # What no part of the path tells apart, a number does: "a+b" and "a_b" are written alike.
+    return [
+        label if labels.count(label) == 1 else f"{label}-{labels[:place].count(label) + 1}"
+        for place, label in enumerate(labels)
+    ]
 
 
 def _alone(config: EvaluateConfig, label: str, trained: Trained) -> EvaluateConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -144,17 +145,26 @@ TASKS: dict[str, _Task] = {
 
 def headline(reports: Sequence[SetokimReport]) -> str:
     """Tiles with the figure that matters most of every task."""
-    tiles = []
-    for task, report in dict(_measured(reports)).items():  # the last one of each
-        about, metrics = TASKS[task], report.metrics[task]
-        row = next((row for row in about.figures if is_known(metrics.get(row.key))), about.figures[0])
-        unit = f"<i>{row.unit}</i>" if row.unit else ""
-        tiles.append(
-            f'<li class="card"><span class="name">{about.title}: {_inside(row.name)}</span>'
-            f'<span class="figure">{show(metrics.get(row.key), row)}{unit}</span>'
-            f'<span class="beside">{"<br>".join(_beside(task, metrics, row))}</span></li>'
-        )
-    return layout.tiles(tiles)
+    measured: defaultdict[str, list[SetokimReport]] = defaultdict(list)
+    for task, report in _measured(reports):
+        measured[task].append(report)
+    return layout.tiles([_tile(task, of_task) for task, of_task in measured.items()])
+
+
+def _tile(task: str, reports: Sequence[SetokimReport]) -> str:
+    """The leading figure of a task for every model that has one, and the references of the last."""
+    about, metrics = TASKS[task], reports[-1].metrics[task]
+    row = next((row for row in about.figures if is_known(metrics.get(row.key))), about.figures[0])
+    unit = f"<i>{row.unit}</i>" if row.unit else ""
+    shown = [(f"{show(report.metrics[task].get(row.key), row)}{unit}", escape(report.label)) for report in reports]
+    figures = (
+        f'<span class="figure">{shown[0][0]}</span>'
+        if len(shown) == 1
+        else "".join(f'<span class="figure of">{value}<i>{label}</i></span>' for value, label in shown)
+    )
+    beside = "<br>".join(_beside(task, metrics, row))
+    name = f"{about.title}: {_inside(row.name)}"
+    return f'<li class="card"><span class="name">{name}</span>{figures}<span class="beside">{beside}</span></li>'
 
 
 def _beside(task: str, metrics: Metrics, row: Row) -> list[str]:

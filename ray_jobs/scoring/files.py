@@ -97,12 +97,17 @@ def write_problems(file: Path, path: Path, problems: Sequence[tuple[str, Sequenc
 
 def read_rows(path: Path, complaints: Complaints) -> list[Row]:
     """The objects of a JSON list or of JSON lines; anything else is a complaint, and raised at once."""
-    tree = read_json(path)
-    rows = [tree] if isinstance(tree, dict) else tree
+    rows = read_list(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        complaints.add(f"it is no list of objects but {_kind_of(tree)}")
+        complaints.add(f"it is no list of objects but {_kind_of(rows)}")
         complaints.settle()
     return list(rows)
+
+
+def read_list(path: Path) -> Any:
+    """What a file of JSON lines or with a JSON list holds; of lines there may be just one."""
+    tree = read_json(path)
+    return [tree] if isinstance(tree, dict) else tree
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:

@@ -26,11 +26,13 @@ def score_gqa(given: Given) -> dict[str, Any]:
         given,
         what,
         lambda: [(question, {**row, "answer": row["answer"]}) for question, row in tree.items()],
-        flaw=lambda row: "" if isinstance(row["answer"], str) and row["answer"] else "without an answer",
+        flaw=_flaw,
     )
     complaints = Complaints(given.predictions, given, GQA)
     rows = by_id(read_rows(given.predictions, complaints), "questionId", ["prediction"], complaints)
     balanced = [question for question, row in truth.items() if row.get("isBalanced", True)]
+    if not balanced:
+        raise DataError(f"{given.truth} has no balanced question, and only those are scored", f"give {what}")
     compare_ids(rows, balanced, complaints, known=truth)
     complaints.settle()
     choices = {} if given.choices is None else _choices(given, given.choices, balanced)
@@ -52,8 +54,22 @@ def _choices(given: Given, path: Path, balanced: Sequence[str]) -> Mapping[str, 
         )
     kinds = ("valid", "plausible")
     return annotated(
-        given, what, lambda: [(q, {kind: frozenset(tree[q][kind]) for kind in kinds}) for q in balanced], path=path
+        given, what, lambda: [(q, {kind: _texts(tree[q][kind]) for kind in kinds}) for q in balanced], path=path
     )
+
+
+def _texts(values: Any) -> frozenset[str]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r} is no list")
+    return frozenset(values)
+
+
+def _flaw(row: Mapping[str, Any]) -> str:
+    """Why a question cannot be scored."""
+    if not (isinstance(row["answer"], str) and row["answer"]):
+        return "without an answer"
+    objects = all(isinstance(row.get(key) or {}, dict) for key in ("types", "groups"))
+    return "" if objects else "whose types or groups are no object"
 
 
 # ---------------------------------------------------------------- writing

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_jobs.scoring.files import Complaints, Given, Row, annotated, by_id, compare_ids, read_rows, section
-from ray_jobs.scoring.reading import read_json
+from ray_jobs.scoring.files import Complaints, Given, Row, annotated, by_id, compare_ids, read_list, read_rows, section
 from ray_jobs.scoring.samples import Sample, Written, number, places, write_json_lines
 from setok.data import plain_pickle, rle
 from setok.data.polygons import annotation_counts
@@ -58,7 +57,7 @@ def _of_lines(given: Given, key: str) -> Mapping[str, Row]:
             f"--split {given.split} goes with REFER's folder, and {given.truth} is a file, which has no splits",
             "leave --split out, or give the folder",
         )
-    return annotated(given, _WHAT, lambda: [(str(row[key]), row) for row in read_json(given.truth)])
+    return annotated(given, _WHAT, lambda: [(str(row[key]), row) for row in read_list(given.truth)])
 
 
 def _of_refer(given: Given, key: str) -> Mapping[str, Row]:

@@ -56,7 +56,7 @@ def score_textvqa(given: Given) -> Figures:
     what = "the official annotations {data: [{question_id, answers: [text, …]}]}"
     rows = section(given.truth, "data", what)
     truth = annotated(
-        given, what, lambda: [(str(row["question_id"]), list(row["answers"])) for row in rows], flaw=_unanswered
+        given, what, lambda: [(str(row["question_id"]), row["answers"]) for row in rows], flaw=_unanswered
     )
     found = _answers(given, "question_id", VQA, truth)
     scores = SampleScores()
@@ -69,7 +69,7 @@ def _people(given: Given, what: str, key: str, rows: Sequence[Row]) -> dict[str,
     """Annotations by their id, with what people answered as plain texts."""
 
     def texts(row: Row) -> Row:
-        return {**row, "answers": [str(answer["answer"]) for answer in row["answers"]]}
+        return {**row, "answers": [answer["answer"] for answer in row["answers"]]}
 
     return annotated(
         given,
@@ -79,8 +79,11 @@ def _people(given: Given, what: str, key: str, rows: Sequence[Row]) -> dict[str,
     )
 
 
-def _unanswered(answers: Sequence[str]) -> str:
-    return "" if answers else "without answers"
+def _unanswered(answers: Any) -> str:
+    if not answers:
+        return "without answers"
+    texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+    return "" if texts else "whose answers are no texts"
 
 
 def _asked(given: Given, questions: Path) -> list[str]:

@@ -28,6 +28,9 @@ def score_panoptic(given: Given) -> dict[str, Any]:
     complaints = Complaints(given.predictions, given, PANOPTIC)
     found = by_id(section(given.predictions, "annotations", PANOPTIC), "image_id", ["file_name"], complaints)
     compare_ids(found, truth, complaints)
+    unknown = [picture for picture, row in found.items() if not _categories_of(row) <= categories.keys()]
+    if unknown:
+        complaints.add(f"{len(unknown)} picture(s) with a category that the annotations do not have", unknown)
     complaints.settle()
     scores = PanopticScores()
     for picture, row in truth.items():
@@ -35,6 +38,13 @@ def score_panoptic(given: Given) -> dict[str, Any]:
         crowds = {int(segment["id"]) for segment in row["segments_info"] if segment.get("iscrowd")}
         scores.update(picture, _ids(given.predictions, found[picture]), said, _ids(given.truth, row), true, crowds)
     return scores.compute(things)
+
+
+def _categories_of(row: Row) -> set[str]:
+    """Categories that a prediction names; whatever else is wrong with it is told when it is scored."""
+    segments = row.get("segments_info")
+    named = segments if isinstance(segments, list) else []
+    return {str(segment["category_id"]) for segment in named if isinstance(segment, dict) and "category_id" in segment}
 
 
 def _categories(row: Row, path: Path) -> dict[int, int]:

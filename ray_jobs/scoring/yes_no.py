@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.scoring.files import Complaints, Given, annotated, by_id, compare_ids, read_rows
-from ray_jobs.scoring.reading import read_json, read_text
+from ray_jobs.scoring.files import Complaints, Given, annotated, by_id, compare_ids, read_list, read_rows
+from ray_jobs.scoring.reading import read_text
 from ray_jobs.scoring.samples import Sample, Written, number, places, write_json_lines
 from setok.data.schema import IMAGE_SLOT
 from setok.metrics.mme import QUESTIONS_PER_PICTURE, MmeScores
@@ -25,7 +25,7 @@ def score_pope(given: Given) -> Figures:
     asked = annotated(
         given,
         what,
-        lambda: [(str(row["question_id"]), (row["text"], row["label"])) for row in read_json(given.truth)],
+        lambda: [(str(row["question_id"]), (row["text"], row["label"])) for row in read_list(given.truth)],
         flaw=lambda pair: "" if pair[1] in ("yes", "no") else "whose label is neither yes nor no",
     )
     complaints = Complaints(given.predictions, given, POPE)

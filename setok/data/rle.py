@@ -14,6 +14,9 @@ from jaxtyping import Bool, Int
 
 from setok.errors import DataError
 
+MAX_PIXELS = 2**27
+"""Of a mask: as many as a picture may have."""
+
 
 def encode(mask: Bool[np.ndarray, "height width"]) -> list[int]:
     """Run lengths of a mask; they sum to height × width."""
@@ -43,8 +46,10 @@ def decode(counts: Sequence[int], height: int, width: int) -> Bool[np.ndarray, "
     """The mask of run lengths.
 
     Raises:
-        DataError: a run is negative, or the runs do not sum to height × width.
+        DataError: a run is negative, the runs do not sum to height × width, or those are more than any picture has.
     """
+    if height * width > MAX_PIXELS:
+        raise DataError(f"broken mask: {height} × {width} pixels are more than {MAX_PIXELS:,}")
     runs = np.asarray(counts, np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
         raise DataError(

@@ -90,7 +90,13 @@ def read_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
                 statistics.update(features)
                 return statistics.mean, statistics.covariance
             if "mu" in arrays and "sigma" in arrays:
-                return np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
+                mean, covariance = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
+                if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+                    shapes = f"mu of shape {mean.shape} and sigma of shape {covariance.shape}"
+                    raise DataError(f"{path} has {shapes}", "give them as [width] and [width, width]")
+                if (np.diag(covariance) < 0).any():
+                    raise DataError(f"{path} has a negative variance, so sigma is no covariance", _REMEDY)
+                return mean, covariance
             found = ", ".join(sorted(arrays.files)) or "nothing"
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no npz file: {error}", _REMEDY) from error

@@ -129,6 +129,9 @@ def test_what_was_stopped_goes_on_and_ends_the_same(
         kept = of_files(cut.run_dir)
         with pytest.raises(ConfigError, match="finished evaluation of something else: limit was None and is 5"):
             evaluate(cut.model_copy(update={"limit": 5}))
+        other = write_run(tmp_path / "other", "where is the square red", sequence__max_length=120, name="other")
+        with pytest.raises(ConfigError, match=r"finished evaluation of something else: .*checkpoint was"):
+            evaluate(cut.model_copy(update={"checkpoint": str(other), "tasks": ()}))
         assert of_files(cut.run_dir) == kept, "what is measured is not lost by a slip"
 
 
@@ -205,8 +208,9 @@ def test_one_thing_that_is_wrong_is_told_as_what_it_is(tmp_path: Path, runs: dic
         evaluate(config_of(tmp_path, run, data, tasks=["mme"]))
     with pytest.raises(DataError, match=r"the first 2 records of .* finds|'edit' finds nothing in the first 2 records"):
         evaluate(config_of(tmp_path, run, data, tasks=["edit"], limit=2))
-    with pytest.raises(ConfigError, match="is named twice"):
-        evaluate(config_of(tmp_path, run, data, beside=[str(run)]))
+    for again in (str(run), f"{run}/."):
+        with pytest.raises(ConfigError, match="one checkpoint, named twice"):
+            evaluate(config_of(tmp_path, run, data, beside=[again]))
     with pytest.raises(ConfigError, match="go together"):
         config_of(tmp_path, run, data, tasks=["fid"], networks={"inception": "x"})
     with pytest.raises(
@@ -220,6 +224,7 @@ def test_names_of_checkpoints() -> None:
     assert labels_of(["runs/a/tokenizer", "./runs/b/tokenizer"]) == ["a", "b"]
     assert labels_of(["runs/a/x/1", "runs/b/x/2", "runs/b/y/2"]) == ["x-1", "x-2", "y-2"]
     assert labels_of(["s3://x/run"]) == ["run"]
+    assert labels_of(["runs/a+b", "runs/a_b"]) == ["runs-a_b-1", "runs-a_b-2"]
     assert labels_of(["runs/a/tokenizer/checkpoints/step_00001000", "runs/a/tokenizer"]) == [
         "tokenizer-step-1000",
         "tokenizer",

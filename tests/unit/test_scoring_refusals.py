@@ -72,6 +72,62 @@ def test_captions_are_told_apart_by_their_own_id(score: Score, tmp_path: Path) -
     assert "1 whose caption is no text: 1/4" in told("coco_caption", said, write(truth, {"annotations": rows}))
 
 
+@pytest.mark.parametrize("answers", ["abc", [None] * 10, [3] * 10, PEOPLE, {"a": 1}])
+def test_answers_of_people_that_are_no_texts(tmp_path: Path, answers: Any) -> None:
+    said = write(tmp_path / "s.json", [{"question_id": 7, "answer": "a"}])
+    truth = write(tmp_path / "t.json", {"data": [{"question_id": 7, "answers": answers}]})
+    assert "1 whose answers are no texts: 7" in told("textvqa", said, truth)
+
+
+def test_an_answer_that_is_none_is_no_word(tmp_path: Path) -> None:
+    said = write(tmp_path / "s.json", [{"question_id": 7, "answer": "None"}])
+    truth = write(tmp_path / "t.json", {"annotations": [{"question_id": 7, "answers": [{"answer": None}] * 10}]})
+    assert "1 whose answers are no texts: 7" in told("vqav2", said, truth)
+
+
+def test_lines_of_which_there_is_one(score: Score, tmp_path: Path) -> None:
+    said = lines(tmp_path / "s.jsonl", [{"question_id": 7, "question": "x", "answer": "no"}])
+    truth = lines(tmp_path / "t.jsonl", [{"question_id": 7, "text": "x", "label": "no"}])
+    assert score("pope", said, truth)["accuracy"] == 1.0
+    masks = lines(tmp_path / "m.jsonl", [{"sent_id": 7, "size": [1, 1], "counts": [0, 1]}])
+    assert score("refcoco", masks, masks)["giou"] == 100.0
+
+
+def test_masks_too_large_for_any_picture(tmp_path: Path) -> None:
+    said = write(tmp_path / "s.json", [{"sent_id": 7, "size": [200_000, 200_000], "counts": [0, 40_000_000_000]}])
+    truth = write(tmp_path / "t.json", [{"sent_id": 7, "size": [1, 1], "counts": [0, 1]}])
+    assert "are more than 134,217,728" in told("refcoco", said, truth)
+
+
+def test_a_category_that_nobody_knows(tmp_path: Path) -> None:
+    def tree(category: int) -> dict[str, Any]:
+        segments = [{"id": 1, "category_id": category}]
+        return {"annotations": [{"image_id": 7, "file_name": "7.png", "segments_info": segments}]}
+
+    said = write(tmp_path / "s.json", tree(99999))
+    truth = write(tmp_path / "t.json", tree(1) | {"categories": [{"id": 1, "isthing": 1}]})
+    assert "1 picture(s) with a category that the annotations do not have: 7" in told("panoptic", said, truth)
+
+
+def test_gqa_with_nothing_to_score(tmp_path: Path) -> None:
+    said = write(tmp_path / "s.json", [{"questionId": "7", "prediction": "yes"}])
+    truth = write(tmp_path / "t.json", {"7": {"answer": "yes", "isBalanced": False}})
+    assert "has no balanced question" in told("gqa", said, truth)
+    truth = write(tmp_path / "t.json", {"7": {"answer": "yes", "types": "query"}})
+    assert "1 whose types or groups are no object: 7" in told("gqa", said, truth)
+    truth = write(tmp_path / "t.json", {"7": {"answer": "yes"}})
+    choices = write(tmp_path / "c.json", {"7": {"valid": "yes", "plausible": ["yes"]}})
+    assert "'yes' is no list" in told("gqa", said, truth, "--choices", str(choices))
+
+
+def test_statistics_that_are_none(tmp_path: Path) -> None:
+    good, bad = tmp_path / "g.npz", tmp_path / "b.npz"
+    np.savez(good, mu=np.zeros(3), sigma=np.eye(3))
+    for wrong, why in ((np.eye(4), "sigma of shape (4, 4)"), (-np.eye(3), "negative variance")):
+        np.savez(bad, mu=np.zeros(3), sigma=wrong)
+        assert why in told("fid", bad, good)
+
+
 def test_questions_that_come_twice(tmp_path: Path) -> None:
     said, truth = vqa_files(tmp_path, ["cat"])
     questions = write(tmp_path / "q.json", {"questions": [{"question_id": 0}] * 2})
