@@ -23,40 +23,25 @@ MOST_NODES = 3
 IDLE_MINUTES = 0.1
 
 
-def cluster() -> Any:
-    """Ray's fake cluster, whose config file is not in the wheel."""
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-    from ray.cluster_utils import AutoscalingCluster
-
-    class Cluster(AutoscalingCluster):
-        def _generate_config(
-            self, head_resources: Any, worker_node_types: Any, autoscaler_v2: bool = False, **more: Any
-        ) -> dict[str, Any]:
-            head = {"resources": head_resources, "node_config": {}, "max_workers": 0}
-            provider = {"type": "fake_multinode", "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
-            lists = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-            return {
-                "cluster_name": "fake",
-                "max_workers": MOST_NODES,
-                "provider": provider,
-                "available_node_types": {
-                    **worker_node_types,
-                    "ray.head.default": head,
-                },  # the provider's own name for it
-                "head_node_type": "ray.head.default",
-                "upscaling_speed": 10.0,
-                "auth": {},
-                "file_mounts": {},
-                "cluster_synced_files": [],
-                "rsync_exclude": [],
-                "rsync_filter": [],
-                "file_mounts_sync_continuously": False,
-                **{f"{name}_commands": [] for name in lists},
-                **more,
-            }
-
-    kinds = {"cpu": {"resources": NODE, "node_config": {}, "min_workers": 0, "max_workers": MOST_NODES}}
-    return Cluster(head_resources=HEAD, worker_node_types=kinds, idle_timeout_minutes=IDLE_MINUTES, autoscaler_v2=True)
+def config() -> dict[str, Any]:
+    """What Ray's fake cluster starts from: the file of that name that the wheel lacks."""
+    lists = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "fake",
+        "max_workers": MOST_NODES,
+        "provider": {"type": "fake_multinode"},
+        "available_node_types": {},
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 10.0,
+        "idle_timeout_minutes": IDLE_MINUTES,
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "file_mounts_sync_continuously": False,
+        **{f"{name}_commands": [] for name in lists},
+    }
 
 
 def main() -> None:
@@ -67,6 +52,7 @@ def main() -> None:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_TMPDIR": sys.argv[2]}
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # Ray calls its own command
     import ray
+    from ray.cluster_utils import AutoscalingCluster
 
     from ray_jobs.benchmarks.fault_run import Run, small_run
     from tests import squares
@@ -75,8 +61,8 @@ def main() -> None:
     scaling = {"num_workers": 2, "cpus_per_worker": 0.75, "max_failures": 0}
     run = Run(small_run(data, folder, "grown", scaling=scaling | {"wait_for_nodes": True}, train={"steps": 8}))
     never = small_run(data, folder, "never", scaling=scaling | {"num_workers": 4}, train={"steps": 8})
-    fake = cluster()
-    fake.start()
+    kinds = {"cpu": {"resources": NODE, "node_config": {}, "min_workers": 0, "max_workers": MOST_NODES}}
+    AutoscalingCluster(head_resources=HEAD, worker_node_types=kinds, autoscaler_v2=True).start()
     ray.init("auto", log_to_driver=False, logging_level="warning")
 
     def count() -> int:
