@@ -25,7 +25,7 @@ from setok.config import (
 from setok.errors import ConfigError
 from tests import fakes
 
-NUM_PRESETS = 19
+NUM_PRESETS = 22
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
 INGEST = {"job": "ingest", "name": "x", "sources": [{"kind": "folder", "path": "p"}], "output": "o"}
 

@@ -139,7 +139,7 @@ def test_a_hub_id_keeps_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
     import json
 
     (tmp_path / "snapshot" / SETTINGS).write_text(json.dumps(settings))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tmp_path / "snapshot"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path / "snapshot"))
     loaded = Predictor.from_pretrained("org/name")
     assert loaded.sequence == predictor.sequence
     assert loaded.bf16
