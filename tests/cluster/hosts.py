@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PORT = 6379
+START_SECONDS = 120
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -55,7 +56,7 @@ class Hosts:
             )
 
     def start_ray(self, host: int) -> None:
-        """Start the head on host 1, and a node that joins it on another."""
+        """Start the head on host 1, or a node that joins it on another, and wait until it is there."""
         self._starts += 1
         ray = str(Path(sys.executable).parent / "ray")
         temp = self.folder / f"r{self._starts}"
@@ -66,7 +67,12 @@ class Hosts:
         )
         common = ["--num-cpus=1", f"--object-store-memory={100 * 2**20}", "--disable-usage-stats", "--block"]
         where = [f"--node-ip-address={self.address(host)}", f"--temp-dir={temp}"]
-        self.start(host, ray, "start", *role, *common, *where, log=self.folder / f"ray{self._starts}.log")
+        log = self.folder / f"ray{self._starts}.log"
+        process = self.start(host, ray, "start", *role, *common, *where, log=log)
+        deadline = time.monotonic() + START_SECONDS
+        while b"Ray runtime started" not in log.read_bytes():
+            assert time.monotonic() < deadline and process.poll() is None, log.read_text()
+            time.sleep(0.2)
 
     def end_all(self, host: int) -> None:
         """End everything that runs on a host."""
@@ -126,9 +132,5 @@ def two_hosts(folder: Path) -> Iterator[Hosts]:
     """A Ray over two hosts, of one CPU each."""
     with Hosts(2, folder) as hosts:
         hosts.start_ray(1)
-        deadline = time.monotonic() + 60
-        while b"Ray runtime started" not in (folder / "ray1.log").read_bytes():
-            assert time.monotonic() < deadline, (folder / "ray1.log").read_text()
-            time.sleep(0.2)
         hosts.start_ray(2)
         yield hosts

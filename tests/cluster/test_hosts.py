@@ -40,9 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(root: Path, name: str) -> TrainConfig:
     """One worker for each host."""
     scaling = {"cpus_per_worker": 0.75, "max_failures": 3, "engine": "torch"}
-    return small_run(
-        root / "data", root, name, scaling=scaling, checkpoint={"every": 10, "keep": 9}, train={"steps": 30}
-    )
+    return small_run(root / "data", root, name, scaling=scaling, checkpoint={"every": 10, "keep": 9})
 
 
 def started(hosts: Hosts, config: TrainConfig) -> Run:
