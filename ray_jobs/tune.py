@@ -6,8 +6,9 @@ stay as they are, and those under way go on from their newest checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -22,7 +23,7 @@ from ray_jobs.tuning.results import BEST, BEST_THEN, best_of, write_best, write_
 from ray_jobs.tuning.running import run_trials
 from ray_jobs.tuning.space import changes_of, check_space, known_values, train_config, with_absolute_base
 from ray_jobs.tuning.trials import Trial, Trials
-from setok.config import THEN, TuneConfig, differences, dump_config, load_config
+from setok.config import THEN, Dimension, TuneConfig, differences, dump_config, load_config
 from setok.errors import ConfigError, TrainingError
 
 CONFIG = "config.yaml"
@@ -87,18 +88,31 @@ def check_same_sweep(sweep: TuneConfig) -> None:
         return
     old = load_config(TuneConfig, file)
     changed = differences(list(old.space), list(sweep.space), "the keys of the space")
+    for key in old.space.keys() & sweep.space.keys():
+        changed |= _lost_choices(old.space[key], sweep.space[key], f"space.{key}")
+    for section in ("scenes", "ingest", "words"):
+        changed |= differences(getattr(old, section), getattr(sweep, section), section)
     if (old.then is None) != (sweep.then is None):
         before, now = ("nothing" if one.then is None else f"stage {one.then.stage}" for one in (old, sweep))
         changed["then"] = (before, now)
     for prefix, was, is_now in zip(("", f"{THEN}."), old.stages, sweep.stages, strict=False):
         for section in _SAME:
             changed |= differences(getattr(was, section), getattr(is_now, section), f"{prefix}{section}")
+        begins = (was.checkpoint.init_from, is_now.checkpoint.init_from)
+        changed |= differences(*begins, f"{prefix}checkpoint.init_from")
     if changed:
         listed = ", ".join(f"{key} {before!r} → {after!r}" for key, (before, after) in sorted(changed.items()))
         raise ConfigError(
             f"{sweep.run_dir} holds a sweep of other settings: {listed}",
             f"give this one another name (--set name={sweep.name}-2), or delete {sweep.run_dir}",
         )
+
+
+def _lost_choices(old: Dimension, new: Dimension, key: str) -> dict[str, tuple[Any, Any]]:
+    """Choices that trials may have been made for, and that are gone or mean something else now; more of them are welcome."""
+    now: Mapping[Any, Any] = new.variants or {value: value for value in new.values}
+    was: Mapping[Any, Any] = old.variants or {value: value for value in old.values}
+    return {f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if now.get(name) != what}
 
 
 def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:

@@ -18,7 +18,7 @@ from ray_jobs.tuning.space import check_space, known_values, then_config, train_
 from ray_jobs.tuning.trials import Result, Trial, Trials
 from setok import checkpoint
 from setok.checkpoint import Evaluation, Evaluations
-from setok.config import TrainConfig, TuneConfig, build, dump_config, load_config
+from setok.config import Dimension, ScenesConfig, TrainConfig, TuneConfig, build, dump_config, load_config
 from setok.data.word_tokenizer import build_word_tokenizer
 from setok.errors import ConfigError
 from tests import setokim_runs, squares
@@ -127,6 +127,19 @@ def test_a_sweep_goes_on_with_the_same_second_stage_only(tmp_path: Path, monkeyp
     check_same_sweep(sweep_of())
     with pytest.raises(ConfigError, match=r"then.train.steps 5 → 6"):
         check_same_sweep(sweep_of(train__steps=6))
+    space = sweep.space | {"kind": Dimension(variants={"a": {}, "b": {"loss.l1": 1.0}})}
+    kinds = sweep.model_copy(update={"space": space})
+    (sweep.run_dir / "config.yaml").write_text(dump_config(kinds))
+    more = Dimension(variants={"a": {}, "b": {"loss.l1": 1.0}, "c": {}})
+    check_same_sweep(kinds.model_copy(update={"space": space | {"kind": more}}))
+    for variants in ({"a": {}, "b": {"loss.l1": 2.0}}, {"a": {}}):
+        other = kinds.model_copy(update={"space": space | {"kind": Dimension(variants=variants)}})
+        with pytest.raises(ConfigError, match=r"space.kind.b {'loss.l1': 1.0} → "):
+            check_same_sweep(other)
+    (sweep.run_dir / "config.yaml").write_text(dump_config(sweep))
+    scenes = {"plain": ScenesConfig(train=80)}
+    with pytest.raises(ConfigError, match=r"sweep of other settings: scenes"):
+        check_same_sweep(sweep.model_copy(update={"scenes": scenes}))
     alone = sweep.model_copy(update={"then": None})
     with pytest.raises(ConfigError, match=r"then 'stage instruct' → 'nothing'"):
         check_same_sweep(alone)
