@@ -23,7 +23,7 @@ from ray_jobs.checking import data, machine, nodes, resources, storage, versions
 from ray_jobs.checking.findings import Check, Finding, as_json, is_well, run, show
 from ray_jobs.checking.nodes import Nodes
 from ray_jobs.checking.places import Place, is_made_by_the_run, places
-from setok.config import Job, TrainConfig, list_presets, load_any_config
+from setok.config import Job, TrainConfig, load_any_config
 from setok.errors import ConfigError
 
 DATA_SECONDS = 120.0
@@ -135,11 +135,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    presets = ", ".join(list_presets())
-    parser.add_argument(
-        "--config", metavar="NAME|FILE", help=f"the run that is to be: a preset or a YAML file; presets: {presets}"
-    )
-    parser.add_argument("--set", action="append", nargs="+", default=[], metavar="KEY=VALUE", help="change a setting")
+    launch.add_config_arguments(parser, required=False)
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="of a cluster's head, as ray start takes it; else RAY_ADDRESS"
     )
@@ -152,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     config = None
     if arguments.config is not None:
-        config = load_any_config(arguments.config, [item for group in arguments.set for item in group])
+        config = load_any_config(arguments.config, launch.overrides_of(arguments))
     if arguments.address:
         if arguments.address.startswith("http"):
             raise ConfigError(

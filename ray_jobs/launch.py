@@ -110,20 +110,7 @@ def parse(
         SystemExit: after ``--help``, ``--print-config``, ``--dry-run``, an action, and for unknown arguments.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config",
-        required=preset is None,
-        metavar="NAME|FILE",
-        help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting, for example --set train.steps=1000 name=short; may be repeated",
-    )
+    add_config_arguments(parser, required=preset is None)
     parser.add_argument("--print-config", action="store_true", help="print the complete config as YAML and stop")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything that can be checked, show it, and stop"
@@ -144,7 +131,7 @@ def parse(
     for shortcut in shortcuts:
         given = getattr(arguments, shortcut.flag.removeprefix("--").replace("-", "_"))
         overrides += shortcut.overrides(given) if given else ()
-    overrides += [override for group in arguments.set for override in group]
+    overrides += overrides_of(arguments)
     # argparse has asked for one of the two
     config = load_config(kind, arguments.config or str(preset), overrides)
     if arguments.print_config:
@@ -176,6 +163,29 @@ def _check_given(shortcuts: Sequence[Shortcut], overrides: Sequence[str]) -> Non
             f"nothing to work on was named: {' and '.join(lacking)} must be given",
             "add what is missing, or give --config FILE; --help shows everything",
         )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Give a command ``--config`` and ``--set``; ``overrides_of`` is what the latter holds."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="NAME|FILE",
+        help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, for example --set train.steps=1000 name=short; may be repeated",
+    )
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """All that ``--set`` was given, in order."""
+    return [override for group in arguments.set for override in group]
 
 
 def run(main: Callable[[], Any]) -> NoReturn:

@@ -24,7 +24,6 @@ from setok.config import (
     ServeConfig,
     TrainConfig,
     TuneConfig,
-    list_presets,
     load_any_config,
 )
 from setok.errors import ConfigError
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with 2, if a part of the job does not fit.
     """
     given = _arguments(argv)
-    config = load_any_config(given.config, [override for group in given.set for override in group])
+    config = load_any_config(given.config, launch.overrides_of(given))
     jobs = _parts(config)
 
     from ray_jobs.planning.cluster import running_cluster  # with torch, which a wrong config need not wait for
@@ -106,20 +105,7 @@ def _parts(config: Job) -> list[TrainConfig | ServeConfig | EvaluateConfig]:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="NAME|FILE",
-        help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting, for example --set scaling.num_workers=64; may be repeated",
-    )
+    launch.add_config_arguments(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--nodes",

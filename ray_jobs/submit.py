@@ -23,7 +23,7 @@ from ray_jobs.submitting import cluster
 from ray_jobs.submitting.package import Package, collect, write_zip
 from ray_jobs.submitting.paths import check_paths, with_paths_of_here
 from ray_jobs.submitting.request import Request, environment_of
-from setok.config import dump_config, list_presets, load_any_config
+from setok.config import dump_config, load_any_config
 
 NOT_FROM_A_CONFIG = ("doctor",)
 """Commands that take the config of any job, which ``--job`` asks for."""
@@ -38,11 +38,7 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.submit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    presets = ", ".join(list_presets())
-    parser.add_argument(
-        "--config", required=True, metavar="NAME|FILE", help=f"a preset or a YAML file; presets: {presets}"
-    )
-    parser.add_argument("--set", action="append", nargs="+", default=[], metavar="KEY=VALUE", help="change a setting")
+    launch.add_config_arguments(parser)
     parser.add_argument(
         "--job", choices=NOT_FROM_A_CONFIG, help="run this with the config, instead of the job that the config names"
     )
@@ -79,7 +75,7 @@ def request_of(arguments: argparse.Namespace, *, here: Path) -> Request:
     Raises:
         ConfigError: the config is wrong, or names paths that another machine does not have.
     """
-    config = load_any_config(arguments.config, [item for group in arguments.set for item in group])
+    config = load_any_config(arguments.config, launch.overrides_of(arguments))
     if cluster.is_here(arguments.address):
         config = with_paths_of_here(config, here)
     else:

@@ -95,7 +95,10 @@ def check_same_sweep(sweep: TuneConfig) -> None:
     if (old.then is None) != (sweep.then is None):
         before, now = ("nothing" if one.then is None else f"stage {one.then.stage}" for one in (old, sweep))
         changed["then"] = (before, now)
-    for prefix, was, is_now in zip(("", f"{THEN}."), old.stages, sweep.stages, strict=False):
+    stages = [("", old.train, sweep.train)]
+    if old.then is not None and sweep.then is not None:
+        stages.append((f"{THEN}.", old.then, sweep.then))
+    for prefix, was, is_now in stages:
         for section in _SAME:
             changed |= differences(getattr(was, section), getattr(is_now, section), f"{prefix}{section}")
         begins = (was.checkpoint.init_from, is_now.checkpoint.init_from)
