@@ -87,6 +87,11 @@ def importance(values: Sequence[Any], figures: Sequence[float]) -> float | None:
     return float(np.clip(1 - within / total, 0.0, 1.0))
 
 
+def chance(values: Sequence[Any]) -> float:
+    """What a setting that changes nothing explains on average: (groups − 1) / (trials − 1); see ``importance``."""
+    return (len(set(_groups(values))) - 1) / (len(values) - 1) if len(values) > 1 else 0.0
+
+
 def _groups(values: Sequence[Any]) -> list[int]:
     names = [json.dumps(value, sort_keys=True) for value in values]
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)

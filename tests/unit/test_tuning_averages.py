@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ray_jobs.reporting.scatter import interval_chart
 from ray_jobs.reporting.sweep import render_sweep
 from ray_jobs.tuning.averages import Interval, groups_of, write_averages
 from ray_jobs.tuning.results import best_of
@@ -70,10 +69,3 @@ def test_nothing_is_written_where_nothing_repeats(tmp_path: Path) -> None:
 def test_what_is_averaged_over_must_be_there() -> None:
     with pytest.raises(ConfigError, match=r"'sed'.*no dimension"):
         sweep_config(average_over=["sed"])
-
-
-def test_intervals_are_drawn() -> None:
-    chart = interval_chart([("a", 1.0, 0.5), ("b", 2.0, None)], title="t", main=1)
-    check(chart)
-    assert chart.count("<line") == 1 and chart.count("<circle") == 2
-    assert "no data" in interval_chart([], title="t")
