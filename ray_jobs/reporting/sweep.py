@@ -108,8 +108,8 @@ def _best(sweep: TuneConfig, group: Group, others: Sequence[Group], best: Trial)
         apart = abs(spans[0].mean - spans[1].mean) > (spans[0].half or 0.0) + (spans[1].half or 0.0)
         sure = "their intervals lie apart" if apart else "their intervals overlap, so that it may be as good"
         text += f" Next is {escape(others[0].label)}, {figures[1]}: {sure}."
-    one = ", ".join(f"{name} {told_value(best.values[key])}" for key, name in _repeated(sweep).items())
-    return f"{text} The settings of its trial {best.number} ({escape(one)}) are in {files}"
+    which = ", ".join(f"{name} {told_value(best.values[key])}" for key, name in _repeated(sweep).items())
+    return f"{text} The settings of its trial {best.number} ({escape(which)}) are in {files}"
 
 
 def _repeated(sweep: TuneConfig) -> dict[str, str]:

@@ -14,7 +14,7 @@ STYLE = """
 .answer > figure { margin: 18px 0 0; padding: 16px 18px 14px; }
 .panels { display: grid; gap: 22px 34px; grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .panels.two { grid-template-columns: repeat(2, minmax(0, 1fr)); } .panels.one { grid-template-columns: minmax(0, 1fr); }
-.panels h3 { margin-bottom: 8px; } .panels .chart { max-width: 500px; }
+.panels h3 { margin-bottom: 8px; } .panels .chart { max-width: 500px; } .panels.one .chart { max-width: 430px; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 8px 0 0; color: var(--muted); font-size: 13px; }
 .legend .key { display: inline-block; width: 14px; margin-right: 6px; vertical-align: middle; }
 .legend .key.across { border-top: 1.5px dashed var(--muted); }
@@ -42,6 +42,7 @@ figure.wide { margin: 18px 0 0; padding: 14px; } .wide .chart { min-width: 720px
   .tight th, .tight td { padding: 6px 9px; }
 }
 @media print {
+  .legend-of-all { margin: 18px 0 -14px; }
   .panels > div { break-inside: avoid; } .wide .chart { min-width: 0; } .scroll { overflow: visible; }
   .tight { font-size: 10.5px; } .tight th, .tight td { padding: 3px 6px; }
 }
