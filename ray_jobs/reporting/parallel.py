@@ -62,12 +62,13 @@ def parallel_chart(
         points = " ".join(f"{places[column]:.1f},{at(column, value):.1f}" for column, value in enumerate(row))
         kind = "mark" if number == main else "mark-soft"
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
+    room = int((places[1] - places[0] - 12) / 6.2)
     for column, head in enumerate(heads):
         parts.append(_head(head, places[column], top))
         x, anchor = (places[column] - 8, "end") if column == 0 else (places[column] + 7, "start")
         parts += [
             f'<text class="axis over" x="{x:.1f}" y="{at(column, value) + 3.5:.1f}" text-anchor="{anchor}">'
-            f"{escape(cut(name_of(value), _LONGEST))}</text>"
+            f"{escape(cut(name_of(value), _LONGEST if column == 0 else room))}</text>"
             for value in _named(scales[column], [at(column, value) for value in scales[column].values])
         ]
     return svg("".join(parts), f"{title}: {len(whole)} lines over {', '.join(names)}", width, height)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from ray_jobs.reporting.charts import nice_ticks, short
@@ -69,12 +70,15 @@ def ticks_between(low: float, high: float, *, log: bool = False) -> list[tuple[f
 
 
 def wants_log(values: Sequence[Any]) -> bool:
-    """Whether numbers above 0 are better drawn by their logarithms: they lie decades apart, or in one ratio (1, 2, 4)."""
+    """Whether numbers above 0 are better drawn by their logarithms: most lie close together far below the largest, or all
+    are in one ratio (1, 2, 4)."""
     numbers = sorted({float(value) for value in values if is_number(value)})
     if len(numbers) < 3 or numbers[0] <= 0 or not all(is_number(value) for value in values):
         return False
-    ratios = [after / before for before, after in itertools.pairwise(numbers)]
-    return numbers[-1] / numbers[0] > _DECADES or math.isclose(min(ratios), max(ratios), rel_tol=1e-6)
+    ratios = [after / before for before, after in pairwise(numbers)]
+    crowded = median(numbers) - numbers[0] < (numbers[-1] - numbers[0]) / 4
+    in_one_ratio = math.isclose(min(ratios), max(ratios), rel_tol=1e-6)
+    return in_one_ratio or (crowded and numbers[-1] / numbers[0] > _DECADES)
 
 
 def name_of(value: Any) -> str:

@@ -68,10 +68,14 @@ def _lead(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     if len(states) < len(trials):
         counts.append(f"{len(trials) - len(states)} unfinished")
     became = "All are done" if counts == [f"{len(trials)} done"] else ", ".join(counts).capitalize()
-    differ = escape(" and ".join(shown_keys(sweep).values()))
+    differ = escape(_listed(list(shown_keys(sweep).values())))
     repeated = f", each repeated over {escape(', '.join(shown_over(sweep)))}" if sweep.average_over else ""
     steps = ", then ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
     return f"{len(trials)} trials that differ in {differ}{repeated}; each is {steps}. {became}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _tiles(sweep: TuneConfig, group: Group, best: Trial) -> list[str]:
@@ -133,7 +137,8 @@ def _table(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> st
         cells += [column[place] for column in figures]
         kind = ' class="ours"' if trial.number in ours else ""
         shown = "".join(f"<td{kind}>{escape(cell)}</td>" for cell in cells)
-        lines.append(f'<tr><th scope="row">{trial.number}</th>{shown}<td class="state">{escape(state)}</td></tr>')
+        room = "state long" if result is not None and result.reason else "state"
+        lines.append(f'<tr><th scope="row">{trial.number}</th>{shown}<td class="{room}">{escape(state)}</td></tr>')
     table = (
         f'<table class="tight"><thead><tr>{heads}<th scope="col">state</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from ray_jobs.reporting import layout
-from ray_jobs.reporting.cases import Case, cases_of, known_metrics, shown_keys, undominated
-from ray_jobs.reporting.charts import Bar, bar_chart, short
+from ray_jobs.reporting.cases import Case, cases_of, known_metrics, shown_keys, told_figures, undominated
+from ray_jobs.reporting.charts import Bar, bar_chart
 from ray_jobs.reporting.intervals import Line, Span, interval_chart
 from ray_jobs.reporting.parallel import parallel_chart
 from ray_jobs.reporting.scales import is_number, wants_log
@@ -87,14 +87,14 @@ def against(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     what = "the mean of trials that repeat each other" if sweep.average_over else "a trial"
     return (
         f"<section><h2>Settings and figures</h2><p>A circle is {what}, the full one the best, a gray one ended early; the line"
-        f" is the mean where several share a value.</p>{''.join(parts)}</section>"
+        f" is the mean where several share a value, and beside names the full circle is.</p>{''.join(parts)}</section>"
     )
 
 
 def _by_setting(sweep: TuneConfig, cases: Sequence[Case], key: str, name: str, metric: str, wide: int) -> str:
     title = f"{name} and {name_of(metric)}"
     if any(not is_number(case.values[key]) for case in cases):
-        chart = _by_name(cases, key, metric, title, wide)
+        chart = _by_name(sweep, cases, key, metric, title, wide)
     else:
         chart = scatter_chart(
             [_mark(case, case.values[key], metric) for case in cases],
@@ -107,19 +107,29 @@ def _by_setting(sweep: TuneConfig, cases: Sequence[Case], key: str, name: str, m
     return f'<figure class="card"><h3>{escape(name_of(metric))}</h3>{chart}</figure>'
 
 
-def _by_name(cases: Sequence[Case], key: str, metric: str, title: str, wide: int) -> str:
+def _by_name(sweep: TuneConfig, cases: Sequence[Case], key: str, metric: str, title: str, wide: int) -> str:
     """A figure by a setting whose values are names: a line each, with the mean of what has it."""
+    order = dict.fromkeys(
+        told_value(value) for value in (*sweep.space[key].choices, *(case.values[key] for case in cases))
+    )
     groups: dict[str, list[Case]] = {}
     for case in cases:
         if metric in case.figures:
             groups.setdefault(told_value(case.values[key]), []).append(case)
-    lines = []
-    for name, found in groups.items():
-        points = [case.figures[metric].mean for case in found]
-        mean = sum(points) / len(points)
-        several = tuple(points) if len(points) > 1 else ()
-        main = any(case.is_best for case in found)
-        lines.append(Line(label=name, span=Span(mean=mean), told=short(mean), points=several, main=main))
+    points = {name: tuple(case.figures[metric].mean for case in found) for name, found in groups.items()}
+    means = {name: sum(values) / len(values) for name, values in points.items()}
+    told = dict(zip(means, told_figures(list(means.values())), strict=True))
+    lines = [
+        Line(
+            label=name,
+            span=Span(mean=means[name]),
+            told=told[name],
+            points=points[name] if len(points[name]) > 1 else (),
+            main=any(case.is_best for case in groups[name]),
+        )
+        for name in order
+        if name in groups
+    ]
     return interval_chart(lines, title=title, width=wide)
 
 
@@ -181,12 +191,13 @@ def _point(case: Case, across: str, upwards: str, *, main: bool) -> Mark:
 def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     """All settings and figures of all cases."""
     cases = cases_of(sweep, trials, best)
-    keys, metrics = shown_keys(sweep), known_metrics(sweep, cases)
+    names, metrics = shown_keys(sweep), known_metrics(sweep, cases)
+    keys = sorted(names, key=lambda key: -_letters(cases, key))
     rows = [[*(case.values[key] for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases]
     logs = [sweep.space[key].log or wants_log(sweep.space[key].choices) for key in keys]
     logs += [wants_log([case.figure(metric) or 0.0 for case in cases]) for metric in metrics]
     chart = parallel_chart(
-        [*keys.values(), *(name_of(metric) for metric in metrics)],
+        [*(names[key] for key in keys), *(name_of(metric) for metric in metrics)],
         rows,
         title="Trials over settings and figures",
         main=next(place for place, case in enumerate(cases) if case.is_best),
@@ -198,3 +209,8 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         ' the strong one is the best.</p><figure class="card scroll wide" tabindex="0" role="region"'
         f' aria-label="All of it at once">{chart}</figure></section>'
     )
+
+
+def _letters(cases: Sequence[Case], key: str) -> int:
+    """Of the longest name among a setting's values; the first axis has room for those. 0 of numbers."""
+    return max((len(told_value(case.values[key])) for case in cases if not is_number(case.values[key])), default=0)

@@ -25,6 +25,7 @@ STYLE = """
 .tight th, .tight td { padding-top: 6px; padding-bottom: 6px; } .tight thead th + th { width: auto; }
 .tight tbody th { min-width: 0; white-space: nowrap; }
 .tight .state { white-space: normal; min-width: 70px; overflow-wrap: anywhere; }
+.tight .long { min-width: 260px; }
 .by { margin-top: 26px; } .by > h3 { font-size: 17px; }
 .by .charts { margin-top: 10px; }
 figure.wide { margin: 18px 0 0; padding: 14px; } .wide .chart { min-width: 720px; }

@@ -67,6 +67,7 @@ def test_scales_tell_numbers_from_names() -> None:
 def test_doublings_and_decades_are_drawn_by_their_logarithms() -> None:
     assert wants_log([1.0, 2.0, 4.0, 8.0]) and wants_log([4.8, 5.0, 256.0])
     assert not wants_log([0.0, 0.3, 1.0]) and not wants_log([1, 2, 3]) and not wants_log(["a", "b", "c"])
+    assert not wants_log([0.1, 2.0, 4.0, 6.0, 8.0, 9.0]), "spread evenly, whatever the smallest is"
     assert not wants_log([1.0, 2.0]), "two points are in any ratio"
 
 

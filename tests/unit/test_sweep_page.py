@@ -147,3 +147,17 @@ def test_figures_of_a_column_have_as_many_decimals() -> None:
 def test_a_setting_that_changes_nothing_explains_what_chance_does() -> None:
     assert results.chance(["a", "b", "c"] * 4) == pytest.approx(2 / 11)
     assert results.chance(["a"]) == 0.0
+
+
+def test_a_setting_with_names_has_a_line_for_each_in_the_order_of_the_space(tmp_path: Path) -> None:
+    space = {"kind": {"variants": {"soft": {}, "grid": {}}}, RATE: {"values": [0.1, 0.2]}}
+    sweep = sweep_config(output_dir=str(tmp_path), space=space)
+    for number, values in enumerate(reversed(known_values(sweep))):
+        Trials(sweep).plan(values).finish(Result(state="done", metrics={"train/loss": 1.0 + number}))
+    text = check(render_sweep(sweep, Trials(sweep).all())).text
+    assert "4 trials that differ in kind and learning rate" in text
+    part = sections(render_sweep(sweep, Trials(sweep).all()))["Settings and figures"]
+    by_name, by_rate = part.split("By learning rate")
+    assert re.findall(r'class="label[^>]*>(\w+)<', by_name) == ["soft", "grid"]
+    assert re.findall(r'class="value[^>]*>([\d.]+)<', by_name) == ["3.50", "1.50"]
+    assert "trend" not in by_name and by_rate.count('class="trend"') == 1
