@@ -147,7 +147,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         }
     )
     init_from, store = config.checkpoint.init_from, config.checkpoint.store
-    perceptual = config.loss.perceptual_path
+    perceptual, features = config.loss.perceptual_path, config.data.features
     validation = config.validation and config.validation.model_copy(
         update={
             "data": absolute(config.validation.data),
@@ -158,7 +158,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return config.model_copy(
         update={
             "output_dir": absolute(config.output_dir),
-            "data": config.data.model_copy(update={"train": entries}),
+            "data": config.data.model_copy(update={"train": entries, "features": features and absolute(features)}),
             "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
             "setokim": setokim,
             "validation": validation,
