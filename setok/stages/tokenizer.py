@@ -34,6 +34,12 @@ from setok.stages.base import block_matrices, freeze
 
 logger = logging.getLogger(__name__)
 
+PARTS = (
+    *("l1", "l2", "flow", "perceptual", "contrast", "feature_target", "distillation", "adversarial"),
+    *("tokens", "psnr", "discriminator"),
+)
+"""Names of all parts of ``LossOutput``, of both turns; those whose weight is 0 are left out."""
+
 
 class TokenizerTask(nn.Module):
     """SeTok with the heads and losses that train it."""
