@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,8 +28,7 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
     table.add_row("parameters", learn)
     parts = ("weights", "gradients", "optimizer", "batches", "activations", "buffers")
     held = ", ".join(f"{name} {size(getattr(memory, name))}" for name in parts if getattr(memory, name))
-    place = "GPU" if config.scaling.use_gpu else "worker"
-    table.add_row(f"memory of a {place}", f"{size(memory.total)}: {held}; most in the phase {memory.worst!r}")
+    table.add_row("a worker holds", f"{size(memory.total)}: {held}; most in the phase {memory.worst!r}")
     for need in plan.needs:
         have = f"{_figure(need.needed)} of {_figure(need.available)} {need.unit}".strip()
         verdict = "" if need.is_met else f"  [red]{_figure(need.needed - need.available)} {need.unit} too few[/red]"
@@ -49,11 +49,11 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
     if plan.dollars is not None and plan.dollars_spot is not None:
         price = f"about ${plan.dollars:,.0f} on demand, ${plan.dollars_spot:,.0f} on spot nodes"
         table.add_row("cost", f"{price} (prices as of {hardware.as_of})")
-    table.add_row(
-        "storage",
-        f"{plan.checkpoints} checkpoints of {size(plan.checkpoint_bytes)}; at most {size(plan.data_bytes)} of pictures;"
-        f" ${plan.storage_per_month:,.0f} a month",
+    kept = (
+        f"{plan.checkpoints} checkpoints of {size(plan.checkpoint_bytes)}; at most {size(plan.data_bytes)} of pictures"
     )
+    monthly = f"; ${plan.storage_per_month:,.0f} a month" if plan.storage_per_month >= 1 else ""
+    table.add_row("storage", kept + monthly)
     console.print(table)
     console.print(
         f"Assumed: {assumed.efficiency:.0%} of a GPU's TFLOP/s, {assumed.cpu_gflops:g} GFLOP/s a CPU core,"
@@ -62,6 +62,15 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
         style="dim",
     )
     _verdict(console, plan, suggestion)
+
+
+def show_total(console: Console, plans: Sequence[Estimate]) -> None:
+    """Print what runs that follow each other need together."""
+    told = f"All {len(plans)} runs: {_seconds(sum(plan.seconds for plan in plans))} of training"
+    if all(plan.dollars is not None for plan in plans):
+        on_demand, spot = (sum(getattr(plan, kind) for plan in plans) for kind in ("dollars", "dollars_spot"))
+        told += f", about ${on_demand:,.0f} on demand, ${spot:,.0f} on spot nodes"
+    console.print(f"[bold]{told}.[/bold]")
 
 
 def _verdict(console: Console, plan: Estimate, suggestion: Suggestion | None) -> None:
