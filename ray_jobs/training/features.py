@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from ray_jobs.training.dataset import setok_error
 from setok import checkpoint
 from setok.batch import real_cells
 from setok.config import TrainConfig
@@ -61,11 +62,19 @@ def prepare_features(config: TrainConfig, start: Path | None) -> None:
         return
     import ray
 
-    task = ray.remote(fill).options(num_cpus=scaling.cpus_per_worker, num_gpus=1 if scaling.use_gpu else 0)
+    task = ray.remote(fill).options(
+        num_cpus=scaling.cpus_per_worker,
+        num_gpus=1 if scaling.use_gpu else 0,
+        scheduling_strategy="DEFAULT",  # of all the cluster, where a sweep's trial has a placement group of its own
+        name="features of the frozen encoder",
+    )
     left = [task.remote(config, start, told=False) for _ in range(scaling.min_workers)]
     while left:
         done, left = ray.wait(left, timeout=_TOLD_SECONDS)
-        ray.get(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise setok_error(error) or error from None
         if left and (known := RunFeatures.load(config.run_dir)) is not None:
             parts = sum(one.num_parts for one in known.sets)
             there = parts - sum(len(one.missing()) for one in known.sets)
@@ -232,7 +241,7 @@ def _fill_set(one: FeatureSet, path: str, encode: _Encode, *, told: bool) -> Non
         )
         one.write(part, encode(columns["pixels"], columns.get("size")))
         done += len(rows)
-        if told and time.monotonic() - last > _TOLD_SECONDS:
+        if told and done < total and time.monotonic() - last > _TOLD_SECONDS:
             last = time.monotonic()
             left = (last - began) / done * (total - done)
             logger.info("features of %s: %s of %s pictures, about %.0f s left", path, f"{done:,}", f"{total:,}", left)
