@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64
 
 from ray_jobs.training.packs import PackBuilder, Packing, build_packs, count_packs, packed_plan
 from setok.config import AugmentConfig, DataConfig, TrainConfig
 from setok.data.augment import Augmenter
 from setok.data.decode import STORED_COLUMNS, Columns, decode_rows, padding_columns
-from setok.data.features import ABOUT, FeatureSet, RunFeatures
 from setok.data.features import COLUMN as FEATURES
+from setok.data.features import FeatureSet, features_of, read_several
 from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks, step_of
 from setok.data.schema import Manifest
@@ -240,7 +240,7 @@ class ImageDecoder(Decoder):
             epochs=epoch,
         )
         if self.spec.features:
-            columns[FEATURES] = self._features(source, row)
+            columns[FEATURES] = read_several(self.spec.features, source, row)
         return columns
 
     def _padding(self) -> Columns:
@@ -248,16 +248,6 @@ class ImageDecoder(Decoder):
         if self.spec.features:  # any will do that are like others
             columns[FEATURES] = self.spec.features[0].read(np.zeros(1, np.int64))
         return columns
-
-    def _features(
-        self, source: Int32[np.ndarray, " n"], row: Int64[np.ndarray, " n"]
-    ) -> Shaped[np.ndarray, "n patches width"]:
-        kept = self.spec.features
-        found = np.empty((len(row), *kept[0].shape), kept[0].dtype)
-        for index in np.unique(source).tolist():
-            own = source == index
-            found[own] = kept[index].read(row[own])
-        return found
 
 
 class PackDecoder(Decoder):
@@ -300,21 +290,6 @@ def open_decoder(spec: DataSpec) -> Decoder:
 def image_row_bytes(image_size: int, features: Sequence[FeatureSet]) -> int:
     """Size of a picture's row as it travels, with what its encoder made of it where that is kept."""
     return 3 * image_size**2 + _OTHER_BYTES + (features[0].row_bytes if features else 0)
-
-
-def features_of(config: TrainConfig) -> tuple[FeatureSet, ...]:
-    """What a run has of its frozen encoder, since before it started; empty where it keeps nothing.
-
-    Raises:
-        DataError: it was not computed.
-    """
-    if config.data.features is None:
-        return ()
-    if (known := RunFeatures.load(config.run_dir)) is None:
-        raise DataError(
-            f"{config.run_dir} has no {ABOUT}", "start the run with python -m ray_jobs.train, which makes it"
-        )
-    return known.sets
 
 
 def check_block_size(config: TrainConfig, *, num_workers: int) -> None:

@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,12 @@ from setok.data.features import FeatureSet, RunFeatures
 from setok.data.schema import Manifest
 from setok.data.shards import ShardReader
 from setok.errors import CheckpointError, ConfigError
-from setok.models.encoder import VisionEncoder
+from setok.models.encoder import HuggingFaceEncoder, ScratchEncoder, TimmEncoder
 from setok.stages import Stage, TokenizerTask, build_stage, load_initial_weights
 
 logger = logging.getLogger(__name__)
 
+Encoder = ScratchEncoder | HuggingFaceEncoder | TimmEncoder
 _TOLD_SECONDS = 10.0
 _REDO = "--set data.features=null computes features in every step"
 
@@ -124,7 +124,7 @@ def load_weights(stage: Stage, config: TrainConfig, start: Path | None) -> None:
             load(source, module, name)
 
 
-def encoder_of(stage: Stage) -> VisionEncoder | Any:
+def encoder_of(stage: Stage) -> Encoder:
     """The encoder of a tokenizer's stage."""
     task = stage.modules["model"]
     assert isinstance(task, TokenizerTask), "the config has seen to it"
@@ -175,7 +175,7 @@ def check_room(folder: Path, sets: list[FeatureSet]) -> None:
 class _Encode:
     """Pictures to features as a step of the run computes them, micro-batch by micro-batch."""
 
-    def __init__(self, config: TrainConfig, encoder: VisionEncoder | Any, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, encoder: Encoder, device: torch.device) -> None:
         self.config, self._encoder, self._device = config, encoder, device
         self.size = config.train.micro_batch_size
 
@@ -251,7 +251,7 @@ def _fill_set(one: FeatureSet, path: str, encode: _Encode, *, told: bool) -> Non
         )
 
 
-def _made_from(config: TrainConfig, encoder: str) -> Mapping[str, Any]:
+def _made_from(config: TrainConfig, encoder: str) -> dict[str, Any]:
     """All that decides what the features of a picture are, to the last bit."""
     return {
         "encoder": encoder,

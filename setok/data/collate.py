@@ -34,7 +34,7 @@ def rows_to_batch(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> ImageTex
     )
 
 
-def _features(stored: np.ndarray) -> Float[Tensor, "batch patches width"]:
+def _features(stored: np.ndarray | Sequence[Any]) -> Float[Tensor, "batch patches width"]:
     """Features as the encoder gave them; NumPy knows no bfloat16, whose bits travel as whole numbers."""
     kept = torch.from_numpy(np.array(stored))
     return kept.view(torch.bfloat16) if kept.dtype == torch.int16 else kept

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from setok.config import TrainConfig
 from setok.errors import DataError
 
 COLUMN = "features"
@@ -154,6 +155,32 @@ class RunFeatures:
             return None
         sets = (FeatureSet(**one | {"shape": tuple(one["shape"])}) for one in tree["sets"])
         return cls(encoder=tree["encoder"], sets=tuple(sets))
+
+
+def features_of(config: TrainConfig) -> tuple[FeatureSet, ...]:
+    """What a run has of its frozen encoder, since before it started; empty where it keeps nothing.
+
+    Raises:
+        DataError: it was not computed.
+    """
+    if config.data.features is None:
+        return ()
+    if (known := RunFeatures.load(config.run_dir)) is None:
+        raise DataError(
+            f"{config.run_dir} has no {ABOUT}", "start the run with python -m ray_jobs.train, which makes it"
+        )
+    return known.sets
+
+
+def read_several(
+    sets: Sequence[FeatureSet], source: Int[np.ndarray, " n"], row: Int[np.ndarray, " n"]
+) -> Shaped[np.ndarray, "n patches width"]:
+    """Features of rows of several sets, which have the same encoder: rows ``row`` of the sets of number ``source``."""
+    found = np.empty((len(row), *sets[0].shape), sets[0].dtype)
+    for index in np.unique(source).tolist():
+        own = source == index
+        found[own] = sets[index].read(row[own])
+    return found
 
 
 def _in_one_move(path: Path, data: bytes) -> None:

@@ -26,6 +26,7 @@ from setok.data.shards import write_shard
 from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.encoder.scratch import ScratchEncoder
 from tests import squares
+from tests.towers import save_tower
 
 FROZEN = {"learning_rate_scale": {"encoder": 0.0}}
 
@@ -117,6 +118,28 @@ def test_a_run_on_kept_features_is_the_same_to_the_bit(
     size = 2 if "train" in changes else 3
     once = sum(-(-one.num_rows // size) for one in known.sets)
     assert len(encoded) - in_training == 2 + once, "every picture once, the first one to see what features are like"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_on_kept_features_of_a_pretrained_tower_is_the_same_to_the_bit(
+    sets: list[str], tmp_path: Path, precision: str
+) -> None:
+    save_tower("siglip_vision", tmp_path / "tower")
+    changes = {
+        "model": {"image_size": 32, "encoder": {"kind": "huggingface", "path": str(tmp_path / "tower")}},
+        "train": {"precision": precision},
+    }
+    computed = learned(train(run_config(sets, tmp_path, "computed", kept=False, **changes)))
+    assert learned(train(run_config(sets, tmp_path, "kept", **changes))) == computed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_travel_as_they_are(dtype: torch.dtype) -> None:
+    features = torch.randn(2, 4, 3).to(dtype)
+    stored = features.view(torch.int16).numpy() if dtype == torch.bfloat16 else features.numpy()
+    columns = {"pixels": np.zeros((2, 3, 4, 4)), "valid": [True, True], "concepts": ["[]"] * 2, "id": ["a", "b"]}
+    batch = rows_to_batch(columns | {storing.COLUMN: stored})
+    assert batch.features is not None and batch.features.dtype == dtype and torch.equal(batch.features, features)
 
 
 def test_a_row_of_padding_and_a_picture_that_cannot_be_read_change_nothing(sets: list[str], tmp_path: Path) -> None:
