@@ -305,6 +305,11 @@ class TrainConfig(Job):
                 f"sequence.max_length={sequence.max_length} is above setokim.language_model.max_positions={model.max_positions}",
                 f"--set setokim.language_model.max_positions={sequence.max_length}",
             )
+        if model.dtype == "bf16" and model.train == "full":
+            raise ConfigError(
+                "setokim.language_model.dtype=bf16 with train=full: in bf16 most updates are too small to change a weight",
+                "set setokim.language_model.dtype=fp32 (train.precision=bf16 computes in bf16 all the same), or train=lora",
+            )
         if self.optim.kind == "muon" and model.train != "full":
             raise ConfigError(
                 f"optim.kind=muon is for whole matrices, and setokim.language_model.train={model.train}",

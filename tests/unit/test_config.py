@@ -29,6 +29,11 @@ from tests import fakes
 
 NUM_PRESETS = 22
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
+HALF_LEARNS = {
+    "stage": "pretrain",
+    "setokim": {"text_tokenizer": "w", "language_model": {"dtype": "bf16"}},
+    "checkpoint": {"init_from": "runs/x"},
+}
 INGEST = {"job": "ingest", "name": "x", "sources": [{"kind": "folder", "path": "p"}], "output": "o"}
 
 
@@ -145,6 +150,7 @@ def test_configs_do_not_change() -> None:
             "loss.perceptual=0",
         ),
         ({"concepts": {"prompt": "A photo"}}, "'A photo'", "{}"),
+        (HALF_LEARNS, "dtype=bf16 with train=full", "precision=bf16"),
     ],
 )
 def test_contradictions_say_what_to_change(change: dict[str, Any], problem: str, remedy: str) -> None:

@@ -259,6 +259,16 @@ def test_time_and_money_by_hand() -> None:
     assert plan.images == 1000 * 32
 
 
+def test_cpu_workers_have_the_cores_of_their_node_at_most() -> None:
+    hardware, config = load_hardware(), load_config(TrainConfig, "tokenizer_demo", ["train.threads_per_worker=null"])
+    one, many = (
+        estimate(config, parse_nodes([nodes], hardware), hardware, lambda *_: STEP) for nodes in ("cpu16:1", "cpu16:8")
+    )
+    assert many.speed.compute_s == one.speed.compute_s == pytest.approx(1e12 / (8 * 40e9)), (
+        "two workers share sixteen cores"
+    )
+
+
 def big(batch: int, activations: int = 30) -> Trace:
     """A micro-batch of so many samples, each of which takes GiB."""
     turn = replace(TURN, activations=activations * batch * GIB, with_gradients=activations * batch * GIB)
