@@ -36,6 +36,33 @@ def test_one_figure_has_no_interval_and_none_no_mean() -> None:
     assert Interval.of([]) is None
 
 
+@pytest.mark.parametrize(
+    ("mean", "half", "told"),
+    [
+        (18.8123, 0.0261, "18.812 ± 0.026"),
+        (18.8123, 0.0996, "18.81 ± 0.10"),
+        (0.8479, 0.3, "0.85 ± 0.30"),
+        (4.5, 6.353, "4.5 ± 6.4"),
+        (18.8, 12.4, "19 ± 12"),
+        (12345.6, 234.5, "12,346 ± 234"),
+        (1234.56, 0.0123, "1,234.560 ± 0.012"),
+        (5.0, 0.0, "5 ± 0"),
+        (0.5, None, "0.5"),
+    ],
+)
+def test_a_mean_is_told_as_far_as_its_interval_goes(mean: float, half: float | None, told: str) -> None:
+    assert Interval(mean=mean, half=half, count=3).told() == told
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-6, 1e4))
+def test_what_is_told_is_not_coarser_than_the_interval(mean: float, half: float) -> None:
+    shown, around = (
+        float(part.replace(",", "")) for part in Interval(mean=mean, half=half, count=2).told().split(" ± ")
+    )
+    assert abs(shown - mean) <= max(0.051 * half, 0.5 + 1e-9)
+    assert around == pytest.approx(half, rel=0.051, abs=0.5)
+
+
 def test_seeds_are_taken_together_and_the_best_mean_wins(tmp_path: Path) -> None:
     space = {"optim.learning_rate": {"values": [0.1, 0.2]}, "seed": {"values": [0, 1, 2]}}
     sweep = sweep_config(output_dir=str(tmp_path), space=space, average_over=["seed"])
