@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,19 +151,17 @@ def plan(config: PipelineConfig) -> None:
             console.print(f"{part.name}: of the scenes above → {part.output}")
         else:
             plan_ingest(part)
-    plan_training(config.tokenizer)
-    for run in list(stages_of(config).values())[1:]:
-        samples = run.train.steps * run.train.global_batch_size
-        console.print(
-            f"{run.name}: {run.train.steps} steps, {samples:,} rows of up to {run.sequence.max_length} tokens"
-        )
+    for run in stages_of(config).values():
+        console.rule(f"train: {run.name}", align="left")
+        plan_training(run, config.run_dir)
+    console.rule("evaluate", align="left")
     for evaluation in config.evaluate:
-        console.print(f"evaluate {evaluation.name}: {evaluation.data} → {evaluation.run_dir}")
+        console.print(f"{evaluation.name}: {evaluation.data} → {evaluation.run_dir}")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line of ``python -m ray_jobs.pipeline``."""
-    config = launch.parse(PipelineConfig, __doc__ or "", dry_run=plan)
+    config = launch.parse(PipelineConfig, __doc__ or "", argv, dry_run=plan)
     report = run_pipeline(config)
     launch.console().print(f"\n[bold]report[/bold]  {report}\n[bold]metrics[/bold] {config.run_dir / METRICS}")
 

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ray_jobs.planning.cluster import running_cluster  # with torch, which a wrong config need not wait for
     from ray_jobs.planning.samples import RealBatches
-    from ray_jobs.planning.table import as_json, show, show_serving
+    from ray_jobs.planning.table import as_json, show, show_serving, show_total
     from setok.planning import (
         Traces,
         estimate,
@@ -66,10 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         cluster = this_machine()
     told: list[dict[str, Any]] = []
+    plans = []
     for job in jobs:
         if isinstance(job, TrainConfig):
             traces = Traces(RealBatches())
             plan = estimate(job, cluster, hardware, traces)
+            plans.append(plan)
             suggestion = None if plan.fits else suggest(job, cluster, hardware, traces)
             told.append(as_json(plan, suggestion))
             if not given.json:
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             told.append({"name": job.name, "fits": fit[2], "memory": vars(memory) | {"total": memory.total}})
             if not given.json:
                 show_serving(console(), job.name, memory, fit)
+    if len(plans) > 1 and not given.json:
+        show_total(console(), plans)
     if given.json:
         sys.stdout.write(json.dumps(told if len(told) > 1 else told[0], indent=2) + "\n")
     if not all(part["fits"] for part in told):

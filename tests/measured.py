@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from ray_jobs.training.engine import build_engine
 from setok.config import TrainConfig
+from setok.planning.pretend import size_of
 from setok.stages import build_stage
 
 
 def measured_step(config: TrainConfig, micro_batches: Sequence[Any]) -> int:
-    """Bytes at the worst moment of the second step: weights, optimizer, micro-batches, and all that the step allocates."""
+    """Bytes at the worst moment of the third step: weights, optimizer, micro-batches, and all that the step allocates."""
     torch.manual_seed(0)
+    before = _alive()
     stage = build_stage(config)
     for module in stage.modules.values():
         module.train()
@@ -39,13 +42,17 @@ def measured_step(config: TrainConfig, micro_batches: Sequence[Any]) -> int:
             engine.step(1.0, step=number)
 
     step(0)
-    held = [*(t for module in stage.modules.values() for t in (*module.parameters(), *module.buffers()))]
-    for engine in engines.values():
-        held += [v for s in engine._optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-    for batch in micro_batches:
-        held += [value for value in vars(batch).values() if isinstance(value, Tensor)]
-    there = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    return sum(there.values()) + _peak(lambda: step(1))
+    step(1)
+    batches = [value for batch in micro_batches for value in vars(batch).values() if isinstance(value, Tensor)]
+    held = _alive() - before + sum(tensor.untyped_storage().nbytes() for tensor in batches)
+    return held + _peak(lambda: step(2))
+
+
+def _alive() -> int:
+    """Bytes of all tensors of this process, each storage once."""
+    gc.collect()
+    found = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
+    return size_of(tensor for tensor in found if tensor.device.type == "cpu")
 
 
 def _peak(function: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,14 +22,19 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    steps = f"{config.num_ranks} × {config.train.micro_batch_size} × {config.gradient_accumulation_steps}"
-    table.add_row("workers", f"{config.num_ranks}; a global batch of {config.train.global_batch_size} = {steps}")
+    batch, micro, turns = (
+        config.train.global_batch_size,
+        config.train.micro_batch_size,
+        config.gradient_accumulation_steps,
+    )
+    padding = config.num_ranks * micro * turns - batch
+    steps = f"{config.num_ranks} × {micro} × {turns}" + (f" − {padding} of padding" if padding else "")
+    table.add_row("workers", f"{config.num_ranks}; a global batch of {batch} = {steps}")
     learn = f"{_count(plan.trace.trainable)} of {_count(sum(t.parameters for t in plan.trace.turns))} learn"
     table.add_row("parameters", learn)
     parts = ("weights", "gradients", "optimizer", "batches", "activations", "buffers")
     held = ", ".join(f"{name} {size(getattr(memory, name))}" for name in parts if getattr(memory, name))
-    place = "GPU" if config.scaling.use_gpu else "worker"
-    table.add_row(f"memory of a {place}", f"{size(memory.total)}: {held}; most in the phase {memory.worst!r}")
+    table.add_row("a worker holds", f"{size(memory.total)}: {held}; most in the phase {memory.worst!r}")
     for need in plan.needs:
         have = f"{_figure(need.needed)} of {_figure(need.available)} {need.unit}".strip()
         verdict = "" if need.is_met else f"  [red]{_figure(need.needed - need.available)} {need.unit} too few[/red]"
@@ -43,17 +49,17 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
     keeping = f"{speed.images_per_s:,.0f} images/s; {_figure(speed.decode_cores)} decoding cores keep up"
     if speed.waits_for_data and config.scaling.num_workers:
         wanted = math.ceil(speed.decode_cores / min(1.0, config.data.decode_cpus))
-        keeping += f"  [yellow]GPUs would wait for data: --set data.decode_workers={wanted}[/yellow]"
+        keeping += f"  [yellow]Workers would wait for data: --set data.decode_workers={wanted}[/yellow]"
     table.add_row("data", keeping)
     table.add_row("time", f"{config.train.steps:,} steps in {_seconds(plan.seconds)}; {plan.images:,} pictures")
     if plan.dollars is not None and plan.dollars_spot is not None:
         price = f"about ${plan.dollars:,.0f} on demand, ${plan.dollars_spot:,.0f} on spot nodes"
         table.add_row("cost", f"{price} (prices as of {hardware.as_of})")
-    table.add_row(
-        "storage",
-        f"{plan.checkpoints} checkpoints of {size(plan.checkpoint_bytes)}; at most {size(plan.data_bytes)} of pictures;"
-        f" ${plan.storage_per_month:,.0f} a month",
+    kept = (
+        f"{plan.checkpoints} checkpoints of {size(plan.checkpoint_bytes)}; at most {size(plan.data_bytes)} of pictures"
     )
+    monthly = f"; ${plan.storage_per_month:,.0f} a month" if plan.storage_per_month >= 1 else ""
+    table.add_row("storage", kept + monthly)
     console.print(table)
     console.print(
         f"Assumed: {assumed.efficiency:.0%} of a GPU's TFLOP/s, {assumed.cpu_gflops:g} GFLOP/s a CPU core,"
@@ -62,6 +68,15 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
         style="dim",
     )
     _verdict(console, plan, suggestion)
+
+
+def show_total(console: Console, plans: Sequence[Estimate]) -> None:
+    """Print what runs that follow each other need together."""
+    told = f"All {len(plans)} runs: {_seconds(sum(plan.seconds for plan in plans))} of training"
+    if all(plan.dollars is not None for plan in plans):
+        on_demand, spot = (sum(getattr(plan, kind) for plan in plans) for kind in ("dollars", "dollars_spot"))
+        told += f", about ${on_demand:,.0f} on demand, ${spot:,.0f} on spot nodes"
+    console.print(f"[bold]{told}.[/bold]")
 
 
 def _verdict(console: Console, plan: Estimate, suggestion: Suggestion | None) -> None:
@@ -105,7 +120,7 @@ def show_serving(console: Console, name: str, memory: ServingMemory, fit: tuple[
 
 
 def as_json(plan: Estimate, suggestion: Suggestion | None) -> dict[str, Any]:
-    """The same as plain values: bytes, seconds, dollars."""
+    """The same as plain values: bytes, seconds, dollars; ``None`` for what never ends."""
     told = {
         "name": plan.config.name,
         "stage": plan.config.stage,
@@ -116,18 +131,22 @@ def as_json(plan: Estimate, suggestion: Suggestion | None) -> dict[str, Any]:
         "memory": asdict(plan.memory) | {"total": plan.memory.total},
         "host_bytes": plan.host_bytes,
         "object_store_bytes": plan.object_store_bytes,
-        "speed": asdict(plan.speed),
+        "speed": {name: _finite(value) for name, value in asdict(plan.speed).items()},
         "steps": plan.config.train.steps,
         "images": plan.images,
         "checkpoint_bytes": plan.checkpoint_bytes,
         "checkpoints": plan.checkpoints,
         "data_bytes": plan.data_bytes,
-        "seconds": plan.seconds,
+        "seconds": _finite(plan.seconds),
         "dollars": {"on_demand": plan.dollars, "spot": plan.dollars_spot, "storage_per_month": plan.storage_per_month},
     }
     if suggestion is not None:
         told["suggestion"] = {"set": list(suggestion.settings), "nodes": suggestion.nodes}
     return told
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def size(value: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ray_jobs.launch import console
 from ray_jobs.training.before_start import check_beginning
 from setok import checkpoint
@@ -9,8 +11,11 @@ from setok.config import TrainConfig
 from setok.errors import SetokError
 
 
-def dry_run(config: TrainConfig) -> None:
+def dry_run(config: TrainConfig, made_in: Path | None = None) -> None:
     """Show what the run would train, on how many samples, and whether this machine can run it, as ``ray_jobs.plan`` does.
+
+    Args:
+        made_in: the folder of a job that makes the run's data, and what it starts from, before the run.
 
     Raises:
         CheckpointError: what the run is to start from is missing, or is of another model.
@@ -21,7 +26,8 @@ def dry_run(config: TrainConfig) -> None:
     from ray_jobs.planning.table import show
     from setok.planning import Traces, describe, estimate, load_hardware, suggest, this_machine
 
-    if checkpoint.newest_good(checkpoint.home_of(config)) is None:
+    begins_made = made_in is not None and Path(config.checkpoint.init_from or "").is_relative_to(made_in)
+    if checkpoint.newest_good(checkpoint.home_of(config)) is None and not begins_made:
         check_beginning(config)
     parts = describe(config)
     table = Table("part", "parameters", "trainable", title=f"{config.name}: stage {config.stage}")
@@ -39,9 +45,9 @@ def dry_run(config: TrainConfig) -> None:
     for entry in config.data.train:
         share = entry.weight / sum(e.weight for e in config.data.train)
         # How many samples a row holds is known once the sets' lengths are counted, which a dry run does not do.
-        console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None))
+        console().print(_epochs(entry.path, share * samples if config.stage == "tokenizer" else None, made_in))
     if config.validation is not None:
-        console().print("Evaluated beside it: " + _epochs(config.validation.data, None))
+        console().print("Evaluated beside it: " + _epochs(config.validation.data, None, made_in))
     cluster, hardware, traces = this_machine(), load_hardware(), Traces(RealBatches())
     plan = estimate(config, cluster, hardware, traces)
     show(console(), plan, hardware, None if plan.fits else suggest(config, cluster, hardware, traces))
@@ -67,12 +73,14 @@ def _arithmetic(config: TrainConfig, what: str) -> str:
     )
 
 
-def _epochs(path: str, samples: float | None) -> str:
+def _epochs(path: str, samples: float | None, made_in: Path | None) -> str:
     """How large one data set is, and how often a run goes through it where that is known."""
     from setok.data.schema import Manifest
 
     try:
         rows = Manifest.load(path).num_rows
     except SetokError as error:
+        if made_in is not None and Path(path).is_relative_to(made_in):
+            return f"Data {path}: made before, by this job."
         return f"Data {path}: {error.problem}"
     return f"Data {path}: {rows:,} records" + (f", {samples / rows:.2f} epochs." if samples is not None else ".")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ranks import ROOT, run_ranks
+
 STAGES = (0, 1, 2, 3)
 STEPS, CUT = 4, 2
 
@@ -162,31 +162,7 @@ def script(out: Path) -> None:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            cwd=ROOT,
-            env=os.environ
-            | {
-                "RANK": str(r),
-                "LOCAL_RANK": str(r),
-                "WORLD_SIZE": "2",
-                "PYTHONPATH": str(ROOT),
-                "DS_ACCELERATOR": "cpu",
-            }
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for r in range(2)
-    ]
-    try:
-        output = [process.communicate(timeout=240)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert all(p.returncode == 0 for p in ranks), "\n".join(output)
+    run_ranks(__file__, folder)
     return folder
 
 

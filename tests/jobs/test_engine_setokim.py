@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ranks import run_ranks
+
 STAGES = (0, 2, 3)
 STEPS = 3
 
@@ -79,19 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     out = tmp_path_factory.mktemp("setokim")
     text_tokenizer().save_pretrained(str(out / "words"))
-    ranks = []
-    for rank in range(2):
-        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        environment |= {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        with (out / f"log{rank}").open("w") as log:
-            command = [sys.executable, __file__, str(out)]
-            ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT))
-    try:
-        codes = [process.wait(timeout=280) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert codes == [0, 0], "\n".join((out / f"log{rank}").read_text()[-3000:] for rank in range(2))
+    run_ranks(__file__, out)
     return json.loads((out / "rank0.json").read_text())
 
 

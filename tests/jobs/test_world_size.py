@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ranks import run_ranks
+
 ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3")
 WORLDS = (2, 1, 2, 3)
 """Workers of every stretch of the run: 2→1, 1→2 and 2→3."""
@@ -68,25 +68,7 @@ def script(out: Path, stretch: int) -> None:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
     for stretch, world in enumerate(WORLDS):
-        here = {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        here |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": str(world)}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, __file__, str(folder), str(stretch)],
-                cwd=ROOT,
-                env=os.environ | here | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        try:
-            output = [process.communicate(timeout=120)[0] for process in ranks]
-        finally:
-            for process in ranks:
-                process.kill()
-        assert all(process.returncode == 0 for process in ranks), "\n".join(output)
+        run_ranks(__file__, folder, str(stretch), world=world)
     return folder
 
 

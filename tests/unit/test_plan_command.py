@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import plan
+from ray_jobs import pipeline, plan, train
 from ray_jobs.planning.cluster import node_type
-from setok.errors import ConfigError
+from setok.errors import CheckpointError, ConfigError
 from setok.planning import load_hardware
 from tests.setokim_runs import write_run
 
@@ -57,16 +58,38 @@ def test_too_small_a_gpu_says_what_to_change(capsys: pytest.CaptureFixture[str])
     assert (code, second["fits"]) == (0, True)
 
 
+def test_what_never_ends_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = told(capsys, "--config", "tokenizer_demo", "--set", "scaling.use_gpu=true", "--nodes", "cpu16")
+    assert code == 2
+    assert found["seconds"] is found["speed"]["step_s"] is found["dollars"]["on_demand"] is None
+
+
 def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     plan.main(["--config", "tokenizer_demo", "--nodes", "cpu16"])
     shown = capsys.readouterr().out
-    for part in ("memory of a worker", "It fits.", "images/s", "on demand", "approximate", "Assumed: 40%"):
+    for part in ("a worker holds", "It fits.", "images/s", "on demand", "approximate", "Assumed: 40%"):
         assert part in shown
     with pytest.raises(SystemExit):
         plan.main(["--config", "tokenizer_demo", "--set", "scaling.num_workers=[40,50]", "train.global_batch_size=800"])
     shown = capsys.readouterr().out
     assert "It does not fit." in shown
     assert "too few" in shown
+
+
+def test_a_pipelines_runs_are_planned_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        pipeline.main(["--config", "demo", "--dry-run"])
+    shown = capsys.readouterr().out
+    assert shown.count("It fits.") == 3
+    assert shown.count("made before, by this job") == 7, "two sets, one and four"
+    assert "does not exist" not in shown
+    plan.main(["--config", "demo", "--nodes", "cpu16"])
+    assert re.search(r"All 3 runs: [\d.]+ min of training, about \$\d+ on demand", capsys.readouterr().out)
+    with pytest.raises(CheckpointError, match="runs/tokenizer-demo cannot be used"):
+        train.main(["--config", "pretrain_demo", "--dry-run"])
 
 
 def test_a_wrong_config_comes_at_once() -> None:
