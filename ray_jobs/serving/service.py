@@ -233,7 +233,11 @@ class Service:
     async def _pictures(self, urls: Sequence[str], card: Card) -> list[Shown]:
         self._check_number(len(urls))
         reader = ImageReader(self.config.limits, size=card.image_size)
-        return [reader.small_from_data_url(url) or await asyncio.to_thread(self._picture, url, reader) for url in urls]
+        shown = []
+        for url in urls:
+            small = reader.small_from_data_url(url)
+            shown.append(await asyncio.to_thread(self._picture, url, reader) if small is None else small)
+        return shown
 
     def _picture(self, url: str, reader: ImageReader) -> Shown:
         hosts = self.config.access.image_hosts
