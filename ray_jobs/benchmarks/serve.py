@@ -41,7 +41,12 @@ from setok.models.generation import GenerationOptions
 from setok.predictor import Predictor
 from setok.serving.memory import keep_freed_memory
 
-QUESTIONS = ("what is in the picture?", "how many objects are there?", "what colour is the largest object?")
+QUESTIONS = (
+    "what is in the picture?",
+    "how many objects are there?",
+    "what colour is the largest object?",
+    "Describe the image in one sentence.",
+)
 SHARES = (0.5, 0.8, 1.0, 2.0)
 """Rates of the open loop, as shares of the throughput of the closed one."""
 ANSWER_TIMEOUT_S = 300.0
