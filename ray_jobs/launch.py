@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from unittest.mock import patch
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from ray_jobs import reaching
 from setok.config import Job, dump_config, list_presets, load_config
 from setok.errors import ConfigError, SetokError
 
@@ -272,6 +272,9 @@ def start_ray(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: CPUs that a Ray of our own may hand out; ``None`` means all of the machine.
+
+    Raises:
+        ConfigError: nobody answers at the cluster's address, or the token is refused.
     """
     joins = joins_cluster()
     set_ray_environment(joins=joins)
@@ -283,7 +286,11 @@ def start_ray(num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     if joins:
-        ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
+        remedy = "check --address or RAY_ADDRESS (HEAD:6379), and that the head runs"
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        reaching.knock(where, remedy)
+        with reaching.explained(where, remedy):
+            ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
     else:
         with _out_of_reach():
             ray.init(
@@ -317,8 +324,12 @@ def _out_of_reach() -> Iterator[None]:
     """
     from ray._private import services
 
-    with patch.object(services, "ConsolePopen", functools.partial(services.ConsolePopen, process_group=0)):
+    start = services.ConsolePopen
+    services.ConsolePopen = functools.partial(start, process_group=0)
+    try:
         yield
+    finally:
+        services.ConsolePopen = start
 
 
 def set_ray_environment(*, joins: bool) -> None:
