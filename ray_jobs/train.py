@@ -177,9 +177,11 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     patience = max(scaling.start_timeout_s, scaling.collective_timeout_s)
     # A rank that never comes would else be waited for for ever; the first call of this kind is part of the start.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{patience:g}"
+    from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from ray_jobs.training.waiting import Watch, cluster_of
     from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, TrainingDataConfig, run_worker
 
     everyone: list[Any] = [NoteFailures(config), StopForGood(), *callbacks]
@@ -187,7 +189,10 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     class Trainer(TorchTrainer):
         """One that leaves Ctrl-C to ``stop_on_signal``: Ray's answer would be to abort without saving."""
 
-        def _register_sigint_handler(self, controller: Any) -> None: ...
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
 
     trainer = Trainer(
         run_worker,
@@ -212,7 +217,13 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
         datasets={"train": TrainingData(config)},
         dataset_config=TrainingDataConfig(config.data),
     )
-    trainer.fit()
+    with Watch(config, cluster_of(lambda: trainer.controller)) as watch:
+        try:
+            trainer.fit()
+        except RayActorError:
+            if not watch.has_ended_it:
+                raise
+    watch.settle()
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
