@@ -40,11 +40,11 @@ def find_start(config: TrainConfig) -> Path | None:
 
 
 def check_before_start(config: TrainConfig, start: Path | None) -> None:
-    """Refuse what cannot work before anything heavy is started: stores, sets, weights, the cluster, the run's folder."""
-    checkpoint.Store.of_run(checkpoint.home_of(config)).probe()
+    """Refuse what cannot work before anything heavy is started: sets, stores, weights, the cluster, the run's folder."""
     beside = (config.validation.data, config.validation.references) if config.validation is not None else ()
     for folder in filter(None, (*(entry.path for entry in config.data.train), *beside)):
         Manifest.load(folder)
+    checkpoint.Store.of_run(checkpoint.home_of(config)).probe()
     if start is None:
         check_beginning(config)
     if config.scaling.num_workers:
