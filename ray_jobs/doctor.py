@@ -18,13 +18,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from ray_jobs import launch
-from ray_jobs.checking import data, machine, nodes, resources, storage, versions, weights
-from ray_jobs.checking.findings import Check, Finding, as_json, is_well, run, show
-from ray_jobs.checking.nodes import Nodes
-from ray_jobs.checking.places import Place, is_made_by_the_run, places
-from setok.config import Job, TrainConfig, load_any_config
-from setok.errors import ConfigError
+from ray_jobs.checking import missing
+
+try:
+    from ray_jobs import launch
+    from ray_jobs.checking import data, machine, nodes, resources, storage, versions, weights
+    from ray_jobs.checking.findings import Check, Finding, as_json, is_well, run, show
+    from ray_jobs.checking.nodes import Nodes
+    from ray_jobs.checking.places import Place, is_made_by_the_run, places
+    from setok.config import Job, TrainConfig, load_any_config
+    from setok.errors import ConfigError
+except ModuleNotFoundError as error:
+    sys.stdout.write(missing.report(error, as_json="--json" in sys.argv) + "\n")
+    raise SystemExit(1) from None
 
 DATA_SECONDS = 120.0
 CLUSTER_SECONDS = 4 * nodes.ANSWER_SECONDS

@@ -13,7 +13,7 @@ import pytest
 
 from ray_jobs import evaluate, pipeline, plan, serve, train
 from ray_jobs.planning.cluster import node_type
-from setok.errors import CheckpointError, ConfigError
+from setok.errors import CheckpointError, ConfigError, SetokError
 from setok.planning import load_hardware
 from tests import squares
 from tests.setokim_runs import write_run
@@ -141,8 +141,8 @@ def test_dry_runs_of_what_asks_a_model_look_at_it_and_plan(
     told = dry(evaluate, "--checkpoints", str(run), "--data", str(data))
     assert "A copy holds" in told and "It fits." in told
     for job, arguments in ((serve, ["--config", "serve", "--set"]), (evaluate, ["--config", "evaluate", "--set"])):
-        with pytest.raises(CheckpointError, match="nowhere"):
-            monkeypatch.setattr(sys, "argv", [job.__name__, *arguments, "checkpoint=nowhere", "--dry-run"])
+        monkeypatch.setattr(sys, "argv", [job.__name__, *arguments, "checkpoint=nowhere", "--dry-run"])
+        with pytest.raises(SetokError, match="nowhere"):
             job.main()
 
 

@@ -110,11 +110,31 @@ def test_code_travels_and_nothing_else(folder: Path) -> None:
     )
 
 
+def test_keys_and_what_lies_outside_stay_at_home(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = list(collect(folder).sizes)
+    for name in ("id_rsa", "keys/id_ed25519", ".aws/credentials", "cert.p12", "gcp/credentials.json", ".netrc"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("secret")
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "passwd").write_text("root")
+    (folder / "setok" / "passwd").symlink_to(outside / "passwd")
+    (folder / "more").symlink_to(outside)
+    (folder / "weights" / "far").symlink_to(outside)  # ignored anyway
+    (folder / "copy.md").symlink_to(folder / "README.md")
+    found = collect(folder)
+    assert list(found.sizes) == sorted([*before, "copy.md"])
+    assert found.links == ("more", "setok/passwd")
+    submit.show(request(), found)
+    assert "more, setok/passwd: symbolic links that lead out" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_the_repository_itself_is_small_and_complete(repo_root: Path) -> None:
     found = collect(repo_root)
     for name in ("setok/presets/tokenizer.yaml", "ray_jobs/train.py", "setok/data/plan.py", "constraints.txt"):
         assert name in found.sizes
-    assert found.num_bytes < 20e6
+    assert found.num_bytes < 20e6 and found.links == ()
     assert not [name for name in found.sizes if name.startswith((".venv", ".git/", "runs/"))]
 
 
@@ -126,6 +146,10 @@ def test_too_much_is_refused_with_the_largest_files(folder: Path, monkeypatch: p
     ) as raised:
         collect(folder)
     assert "--exclude" in raised.value.remedy
+    assert "README.md" not in raised.value.problem, "it is not what makes the package large"
+    monkeypatch.setattr(package, "LEAST_NAMED_BYTES", 5_000_000)
+    with pytest.raises(ConfigError, match=r"setok/model\.saf[\s\S]*README.md"):
+        collect(folder)
     assert collect(folder, ["*.safetensors"]).num_bytes < 1000
 
 
@@ -412,7 +436,7 @@ def test_the_command_from_end_to_end(
     client = FakeClient(connections=[["step 1\n"]])
     client.infos = [
         job("train-tokenizer", "FAILED", driver_exit_code=2),
-        job("a", "FAILED", message="the reason\nmore"),
+        job("a", "FAILED", message="the reason, last available logs (truncated to 20,000 chars):\nmore"),
     ]
     seen: list[Any] = []
 
@@ -427,7 +451,9 @@ def test_the_command_from_end_to_end(
         submit.main(["--config", "tokenizer", "--set", "train.steps=3"])
     assert ended.value.code == 2
     assert seen[0]["train"]["steps"] == 3 and seen[0]["output_dir"] == str(folder / "runs")
-    assert "step 1" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "step 1" in shown.out
+    assert shown.err.replace("\n", " ").endswith("failed with exit code 2. the reason ")
 
 
 def test_ctrl_c_leaves_the_job_alone(
