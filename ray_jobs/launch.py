@@ -29,6 +29,11 @@ EXIT_STOPPED = 75
 """A run was asked to stop, and has saved: ``EX_TEMPFAIL`` of sysexits.h, "try again later"."""
 EXIT_INTERRUPTED = 130
 GIBIBYTE = 2**30
+RAYS_OWN_NOISE = (
+    r"Actor with class name: 'PreemptionWatcher'"
+    r"|`ExecutionOptions\.exclude_resources` is deprecated|^\s+self\.exclude_resources = exclude_resources$"
+)
+"""Lines of Ray Train 2.60 about how it calls Ray: in every run, and nothing that anybody could do about."""
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
@@ -343,6 +348,7 @@ def set_ray_environment(*, joins: bool) -> None:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_DEDUP_LOGS": "1",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": RAYS_OWN_NOISE,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if not joins:

@@ -20,6 +20,7 @@ from ray_jobs import launch
 from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure, history, signs
+from ray_jobs.training.alone import check_alone
 from ray_jobs.training.before_start import check_before_start, find_start, with_absolute_paths
 from ray_jobs.training.dry_run import dry_run
 from ray_jobs.training.messages import Messages
@@ -60,13 +61,15 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         The run's folder.
 
     Raises:
-        ConfigError: the cluster can never give what the run asks for, or the folder cannot be used on all nodes.
+        ConfigError: the run is going on already, the cluster can never give what it asks for, or the folder cannot be used on
+            all nodes.
         CheckpointError: the folder holds a run of another model.
         SetokError: training failed; the summary is in the run's ``failure.txt`` too.
         Stopped: the run was asked to stop, and has saved.
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
+    check_alone(run_dir)
     start = find_start(config)
     if start is not None and checkpoint.step_of(start) >= config.train.steps:
         console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
