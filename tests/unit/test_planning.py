@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from setok.config import TrainConfig, load_config
 from setok.data.word_tokenizer import build_word_tokenizer, own_texts
+from setok.errors import ConfigError
 from setok.planning import (
     GIB,
     Cluster,
