@@ -100,6 +100,18 @@ def test_what_is_planned_with_twice_the_work_is_twice_the_arithmetic() -> None:
     assert 1.1 < recomputed.flops / one.flops < 4 / 3, "blocks go forward once more, all else does not"
 
 
+def test_with_kept_features_a_plan_has_no_work_for_the_encoder() -> None:
+    deep = ("optim.learning_rate_scale={encoder: 0.0}", "model.encoder.depth=6")
+    frozen, shallow = demo("tokenizer_demo", *deep), demo("tokenizer_demo", *deep[:1], "model.encoder.depth=0")
+    computed, kept, least = (
+        trace(config, Samples()) for config in (frozen, demo("tokenizer_demo", *deep, "data.features=kept"), shallow)
+    )
+    assert kept.flops < least.flops < computed.flops
+    patches, width, floats = 256, 96, 4
+    assert kept.batch - computed.batch == frozen.train.micro_batch_size * patches * width * floats
+    assert kept.turns[0].parameters == computed.turns[0].parameters, "it is saved with the model"
+
+
 def test_micro_batches_are_told_from_smaller_ones(words: Path) -> None:
     for name in ("tokenizer_demo", "instruct_demo"):
         config = demo(name, "train.micro_batch_size=8", "train.global_batch_size=8")
