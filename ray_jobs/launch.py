@@ -291,9 +291,11 @@ def start_ray(num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     if joins:
-        remedy = "check --address or RAY_ADDRESS (HEAD:6379), and that the head runs"
         where = os.environ.get("RAY_ADDRESS", "this machine")
-        reaching.knock(where, remedy)
+        reaching.knock(where, "check --address or RAY_ADDRESS (HEAD:6379), and that the head runs")
+        remedy = (
+            "check that this is the head's address (HEAD:6379), and its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
+        )
         with reaching.explained(where, remedy), _start_explained():
             ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
     else:
