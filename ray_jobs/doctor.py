@@ -18,13 +18,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from ray_jobs import launch
-from ray_jobs.checking import data, machine, nodes, resources, storage, versions, weights
-from ray_jobs.checking.findings import Check, Finding, as_json, is_well, run, show
-from ray_jobs.checking.nodes import Nodes
-from ray_jobs.checking.places import Place, is_made_by_the_run, places
-from setok.config import Job, TrainConfig, load_any_config
-from setok.errors import ConfigError
+from ray_jobs.checking import missing
+
+try:
+    from ray_jobs import launch
+    from ray_jobs.checking import data, machine, nodes, resources, storage, versions, weights
+    from ray_jobs.checking.findings import Check, Finding, as_json, is_well, run, show
+    from ray_jobs.checking.nodes import Nodes
+    from ray_jobs.checking.places import Place, is_made_by_the_run, places
+    from setok.config import Job, TrainConfig, load_any_config
+    from setok.errors import ConfigError
+except ModuleNotFoundError as error:
+    sys.stdout.write(missing.report(error, as_json="--json" in sys.argv) + "\n")
+    raise SystemExit(1) from None
 
 DATA_SECONDS = 120.0
 CLUSTER_SECONDS = 4 * nodes.ANSWER_SECONDS
@@ -184,13 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _reach() -> list[Finding]:
-    try:
-        launch.start_ray()
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"the cluster does not answer: {str(error).strip().splitlines()[0]}",
-            "check --address or RAY_ADDRESS, and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN)",
-        ) from error
+    launch.start_ray()
     return []
 
 

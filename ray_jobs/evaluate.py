@@ -98,11 +98,14 @@ SHORTCUTS = (
 
 def describe(config: EvaluateConfig) -> None:
     """What the job would do, for ``--dry-run``; everything is looked at that a run looks at before it starts Ray."""
+    from ray_jobs.planning.serving import show_here  # with what it takes to go through models without memory
+
     for label, work in works_of(config).items():
         launch.console().print(
             f"{label}: {', '.join(work.tasks)}; {work.num_rows} of {work.manifest.num_rows} rows of {config.data} with"
             f" {work.trained.path}, {config.num_replicas} replica(s) → {work.config.run_dir / METRICS}"
         )
+        show_here(work.config)
 
 
 def main() -> None:

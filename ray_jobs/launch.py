@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from unittest.mock import patch
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from ray_jobs import reaching
 from setok.config import Job, dump_config, list_presets, load_config
 from setok.errors import ConfigError, SetokError, TrainingError
 
@@ -29,6 +29,11 @@ EXIT_STOPPED = 75
 """A run was asked to stop, and has saved: ``EX_TEMPFAIL`` of sysexits.h, "try again later"."""
 EXIT_INTERRUPTED = 130
 GIBIBYTE = 2**30
+RAYS_OWN_NOISE = (
+    r"Actor with class name: 'PreemptionWatcher'"
+    r"|`ExecutionOptions\.exclude_resources` is deprecated|^\s+self\.exclude_resources = exclude_resources$"
+)
+"""Lines of Ray Train 2.60 about how it calls Ray: in every run, and nothing that anybody could do about."""
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
@@ -272,6 +277,9 @@ def start_ray(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: CPUs that a Ray of our own may hand out; ``None`` means all of the machine.
+
+    Raises:
+        ConfigError: nobody answers at the cluster's address, or the token is refused.
     """
     joins = joins_cluster()
     set_ray_environment(joins=joins)
@@ -283,7 +291,12 @@ def start_ray(num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     if joins:
-        with _start_explained():
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        reaching.knock(where, "check --address or RAY_ADDRESS (HEAD:6379), and that the head runs")
+        remedy = (
+            "check that this is the head's address (HEAD:6379), and its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
+        )
+        with reaching.explained(where, remedy), _start_explained():
             ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
     else:
         with _out_of_reach(), _start_explained():
@@ -333,8 +346,12 @@ def _out_of_reach() -> Iterator[None]:
     """
     from ray._private import services
 
-    with patch.object(services, "ConsolePopen", functools.partial(services.ConsolePopen, process_group=0)):
+    start = services.ConsolePopen
+    services.ConsolePopen = functools.partial(start, process_group=0)
+    try:
         yield
+    finally:
+        services.ConsolePopen = start
 
 
 def set_ray_environment(*, joins: bool) -> None:
@@ -348,6 +365,7 @@ def set_ray_environment(*, joins: bool) -> None:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_DEDUP_LOGS": "1",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": RAYS_OWN_NOISE,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if not joins:

@@ -126,8 +126,12 @@ def _check_resources(config: ServeConfig, has: dict[str, float]) -> None:
 
 
 def _say_where(config: ServeConfig) -> None:
+    launch.console().print(f"{config.served_name} answers at {_url(config)}", style="bold green")
+
+
+def _url(config: ServeConfig) -> str:
     host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host
-    launch.console().print(f"{config.served_name} answers at http://{host}:{config.server.port}", style="bold green")
+    return f"http://{host}:{config.server.port}"
 
 
 def build(arguments: dict[str, Any]) -> Any:
@@ -145,6 +149,23 @@ def build(arguments: dict[str, Any]) -> Any:
     return application(config, ApiKeys.load(config.access))
 
 
+def describe(config: ServeConfig) -> None:
+    """What would be served, to whom, and whether this machine holds it, for ``--dry-run``.
+
+    Raises:
+        CheckpointError, ConfigError: there is no such model, or others would be let in without keys.
+    """
+    from ray_jobs.evaluation.trained import trained_of
+    from ray_jobs.planning.serving import show_here
+
+    keys, trained, replicas = access_of(config), trained_of(config.checkpoint), config.replicas
+    copies = f"{replicas.min} to {replicas.max} replica(s)" if replicas.max else "one model without Ray"
+    launch.console().print(
+        f"{config.served_name}: {trained.path}, by {copies}, at {_url(config)} for {len(keys) or 'no'} key(s)"
+    )
+    show_here(config)
+
+
 def _print_key(_: Any, name: str) -> int:
     key, line = new_key(name)
     sys.stdout.write(f"The key, which is shown only now:\n  {key}\nIts line for access.keys_file:\n  {line}\n")
@@ -160,7 +181,7 @@ def main() -> None:
         run=_print_key,
         needs_config=False,
     )
-    run(launch.parse(ServeConfig, __doc__ or "", actions=[new]))
+    run(launch.parse(ServeConfig, __doc__ or "", dry_run=describe, actions=[new]))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from ray_jobs import launch
 from ray_jobs.submitting import cluster
 from ray_jobs.submitting.package import Package, collect, write_zip
@@ -98,6 +100,9 @@ def show(request: Request, package: Package) -> None:
     console.print(
         f"[bold]package[/bold]      {package.num_bytes / 1e6:,.1f} MB in {len(package.sizes):,} files of {package.folder}"
     )
+    if package.links:
+        told = f"{', '.join(package.links)}: symbolic links that lead out of the folder"
+        console.print(f"[bold]left out[/bold]     {escape(told)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -143,10 +148,15 @@ def _follow(client: cluster.Client, request: Request, name: str) -> None:
     if code == launch.EXIT_STOPPED:
         launch.error_console().print(f"{name} was stopped; the same command goes on with the run.", style="yellow")
     elif code:
-        message = client.get_job_info(name).message or ""
-        first = next(iter(message.strip().splitlines()), "")
-        launch.error_console().print(f"{name} failed with exit code {code}. {first}", style="bold red", markup=False)
+        why = _reason(client.get_job_info(name).message or "")
+        launch.error_console().print(f"{name} failed with exit code {code}. {why}", style="bold red", markup=False)
     raise SystemExit(code)
+
+
+def _reason(message: str) -> str:
+    """What Ray says of a job's end, without the log that it repeats: that has been followed."""
+    first = next(iter(message.strip().splitlines()), "")
+    return first.partition(", last available logs")[0]
 
 
 def _how_to_go_on(request: Request, name: str) -> str:

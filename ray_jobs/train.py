@@ -20,6 +20,7 @@ from ray_jobs import launch
 from ray_jobs.launch import Stopped, console
 from ray_jobs.progress import ProgressView
 from ray_jobs.training import failure, history, signs
+from ray_jobs.training.alone import check_alone
 from ray_jobs.training.before_start import check_before_start, find_start, with_absolute_paths
 from ray_jobs.training.dry_run import dry_run
 from ray_jobs.training.messages import Messages
@@ -60,13 +61,15 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
         The run's folder.
 
     Raises:
-        ConfigError: the cluster can never give what the run asks for, or the folder cannot be used on all nodes.
+        ConfigError: the run is going on already, the cluster can never give what it asks for, or the folder cannot be used on
+            all nodes.
         CheckpointError: the folder holds a run of another model.
         SetokError: training failed; the summary is in the run's ``failure.txt`` too.
         Stopped: the run was asked to stop, and has saved.
     """
     config = with_absolute_paths(config)
     run_dir = config.run_dir
+    check_alone(run_dir)
     start = find_start(config)
     if start is not None and checkpoint.step_of(start) >= config.train.steps:
         console().print(f"{run_dir} is finished: {checkpoint.step_of(start)} steps. Raise train.steps to go on.")
@@ -181,9 +184,11 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     patience = max(scaling.start_timeout_s, scaling.collective_timeout_s)
     # A rank that never comes would else be waited for for ever; the first call of this kind is part of the start.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{patience:g}"
+    from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from ray_jobs.training.waiting import Watch, cluster_of
     from ray_jobs.training.worker import NoteFailures, StopForGood, TrainingData, TrainingDataConfig, run_worker
 
     everyone: list[Any] = [NoteFailures(config), StopForGood(), *callbacks]
@@ -191,7 +196,10 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
     class Trainer(TorchTrainer):
         """One that leaves Ctrl-C to ``stop_on_signal``: Ray's answer would be to abort without saving."""
 
-        def _register_sigint_handler(self, controller: Any) -> None: ...
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
 
     trainer = Trainer(
         run_worker,
@@ -216,7 +224,13 @@ def train_on_ray(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None
         datasets={"train": TrainingData(config)},
         dataset_config=TrainingDataConfig(config.data),
     )
-    trainer.fit()
+    with Watch(config, cluster_of(lambda: trainer.controller)) as watch:
+        try:
+            trainer.fit()
+        except RayActorError:
+            if not watch.has_ended_it:
+                raise
+    watch.settle()
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

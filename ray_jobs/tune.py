@@ -16,7 +16,7 @@ from ray_jobs import launch
 from ray_jobs.pipeline import prepare_data
 from ray_jobs.reporting.sweep import write_sweep_report
 from ray_jobs.train import train
-from ray_jobs.training.before_start import check_cluster
+from ray_jobs.training.room import check_cluster
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.tuning.averages import write_averages
 from ray_jobs.tuning.before_start import check_before_start

@@ -25,6 +25,9 @@ class Head:
     """Where it is, and what a process needs to reach it."""
 
     address: str
+    """Where jobs are sent to."""
+    gcs: str
+    """Where processes join."""
     environment: dict[str, str]
 
 
@@ -57,7 +60,9 @@ def started(temp_dir: Path, *, num_cpus: int = 2) -> Iterator[Head]:
         try:
             address = f"http://127.0.0.1:{dashboard}"
             _wait_until_it_answers(address, process, temp_dir / "head.log")
-            yield Head(address=address, environment=environment | {"RAY_API_SERVER_ADDRESS": address})
+            yield Head(
+                address=address, gcs=f"127.0.0.1:{gcs}", environment=environment | {"RAY_API_SERVER_ADDRESS": address}
+            )
         finally:
             family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
             for member in family:

@@ -7,12 +7,13 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from ray_jobs import reaching
 from ray_jobs.launch import EXIT_STOPPED
 from ray_jobs.submitting.request import Request
 from setok.errors import ConfigError
@@ -21,6 +22,7 @@ ADDRESS = "RAY_API_SERVER_ADDRESS"
 PATIENCE_SECONDS = 120.0
 """So long a cluster may be out of reach while its log is followed."""
 _RETRY_SECONDS, _POLL_SECONDS = 3.0, 0.5
+REMEDY = "check --address (http://HEAD:8265) and that the head runs; `ray start --head` starts one here"
 
 
 class Client(Protocol):
@@ -53,26 +55,21 @@ def connect(address: str | None) -> Client:
 
     if address:
         os.environ[ADDRESS] = address  # RAY_ADDRESS would else have the last word
+    where = where_of(address)
+    if "://" in where:
+        reaching.knock(where, REMEDY)
     with explained(address):
         return JobSubmissionClient(address)
 
 
-@contextlib.contextmanager
-def explained(address: str | None) -> Iterator[None]:
-    """Tell what a cluster refuses, and that it is not there, in our words.
+def where_of(address: str | None) -> str:
+    """The cluster as the user named it, by ``--address`` or the environment."""
+    return address or os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS") or "this machine"
 
-    Raises:
-        ConfigError: in place of Ray's and the HTTP client's errors.
-    """
-    try:
-        yield
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        told = str(error).strip().splitlines()
-        remedy = "check --address (http://HEAD:8265) and that the head runs; `ray start --head` starts one here"
-        if any(word in str(error) for word in ("401", "403", "nauthorized", "oken")):
-            remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
-        where = address or os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise ConfigError(f"the cluster at {where}: {told[0] if told else type(error).__name__}", remedy) from error
+
+def explained(address: str | None) -> contextlib.AbstractContextManager[None]:
+    """Tell what a cluster refuses, and that it is not there, in our words, as a ``ConfigError``."""
+    return reaching.explained(where_of(address), REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)

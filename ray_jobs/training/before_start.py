@@ -10,10 +10,11 @@ from pydantic import BaseModel
 
 from ray_jobs.launch import console
 from ray_jobs.training import preflight
+from ray_jobs.training.room import check_cluster
 from setok import checkpoint
 from setok.config import TrainConfig, differences
 from setok.data.schema import Manifest
-from setok.errors import CheckpointError, ConfigError
+from setok.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ def find_start(config: TrainConfig) -> Path | None:
 
 
 def check_before_start(config: TrainConfig, start: Path | None) -> None:
-    """Refuse what cannot work before anything heavy is started: stores, sets, weights, the cluster, the run's folder."""
+    """Refuse what cannot work before anything heavy is started: sets, stores, weights, the cluster, the run's folder."""
+    beside = (config.validation.data, config.validation.references) if config.validation is not None else ()
+    for folder in filter(None, (*(entry.path for entry in config.data.train), *beside)):
+        Manifest.load(folder)
     checkpoint.Store.of_run(checkpoint.home_of(config)).probe()
-    if config.validation is not None:
-        for folder in filter(None, (config.validation.data, config.validation.references)):
-            Manifest.load(folder)
     if start is None:
         check_beginning(config)
     if config.scaling.num_workers:
@@ -107,44 +108,6 @@ def _sweeps_best(run: str) -> Path | None:
     folder = Path(run)
     best = folder.with_name(folder.name.removesuffix(BEST_OF_SWEEP)) / "best.yaml"
     return best if folder.name.endswith(BEST_OF_SWEEP) and best.is_file() else None
-
-
-def check_cluster(config: TrainConfig) -> None:
-    """Refuse what the cluster does not have, unless it adds nodes by itself; Ray would wait for ever."""
-    import ray
-
-    scaling, data = config.scaling, config.data
-    now = ray.cluster_resources()
-    largest = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # what the autoscaler may add
-    available = {kind: max(now.get(kind, 0.0), largest.get(kind, 0.0)) for kind in ("CPU", "GPU")}
-
-    def missing(num_workers: int) -> tuple[str, str] | None:
-        """What so many workers lack, and what to lower."""
-        cpus = num_workers * scaling.cpus_per_worker + data.decode_workers * data.decode_cpus
-        parts = f"{num_workers} workers × {scaling.cpus_per_worker:g} + {data.decode_workers} decoders × {data.decode_cpus:g}"
-        if cpus > available["CPU"] + 1e-6:
-            lower = "lower scaling.num_workers, scaling.cpus_per_worker or data.decode_workers"
-            return f"{cpus:g} CPUs ({parts}), and the cluster has {available['CPU']:g}", lower
-        if scaling.use_gpu and num_workers > available["GPU"]:
-            lower = "lower scaling.num_workers, or set scaling.use_gpu=false"
-            return f"{num_workers} GPUs ({num_workers} workers × 1), and the cluster has {available['GPU']:g}", lower
-        return None
-
-    if (lack := missing(scaling.min_workers)) is not None:
-        fewest = " at least" if scaling.is_elastic else ""
-        if not scaling.wait_for_nodes:
-            raise ConfigError(
-                f"the run needs{fewest} {lack[0]}",
-                f"{lack[1]}, or add nodes; where the cluster adds them itself, --set scaling.wait_for_nodes=true",
-            )
-        logger.warning("the run needs%s %s: it starts when nodes have come", fewest, lack[0])
-        return
-    if (lack := missing(scaling.max_workers)) is not None:
-        logger.warning(
-            "scaling.num_workers of %d need %s: the run starts with fewer, and takes more when nodes come",
-            scaling.max_workers,
-            lack[0],
-        )
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

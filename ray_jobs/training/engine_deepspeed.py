@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -240,8 +239,12 @@ def _import_muon_uncompiled() -> None:
 
     They compile it, for which torch imports its compiler: a second and a half of every start.
     """
-    with patch.object(torch, "compile", lambda function: function):
+    compiler = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
         importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        torch.compile = compiler
 
 
 def _show_dataclasses_to_deepspeed() -> None:

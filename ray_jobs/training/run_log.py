@@ -26,7 +26,6 @@ from setok.errors import DataError
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
-LOG_LINE_SECONDS = 60.0
 OF_ALL_MODULES = ("loss", "grad_norm")
 """What is logged of every module's turn, besides the parts of its loss."""
 OF_EVERY_RUN = (
@@ -55,7 +54,7 @@ class RunLog:
         self._feed: EvaluationFeed | None = None
         self._began = self._window_began = time.perf_counter()
         self._window_step, self._window_wait = state.step, 0.0
-        self._shown = self._said = self._looked = 0.0
+        self._shown = self._looked = 0.0
         self._latest: dict[str, float] = {}
         self._done = state.step
         self._noted: dict[str, float] = {}
@@ -190,10 +189,6 @@ class RunLog:
         )
         write_progress(self._config.run_dir, progress)
         self._shown = time.perf_counter()
-        if self._shown - self._said > LOG_LINE_SECONDS and self._worker.world_size > 1:
-            # For a driver that does not see the folder: Ray brings it the workers' log.
-            self._said = self._shown
-            logger.info(progress.line())
 
     def _timings(self, done: int, batches: Batches) -> dict[str, float]:
         now = time.perf_counter()

@@ -46,7 +46,7 @@ def stop_on_signal(run_dir: Path) -> Iterator[None]:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         (run_dir / STOP).touch()
         name = signal.Signals(number).name
-        error_console().print(f"{name}: saving after the running step, then stopping. Once more to end at once.")
+        error_console().print(f"{name}: stopping, after a save where a step is running. Once more to end at once.")
 
     here = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, on_signal) for number in _SIGNALS if here}

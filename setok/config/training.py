@@ -60,9 +60,10 @@ class ScalingConfig(Section):
     resize_seconds: float = Field(60.0, gt=0.0)
     """Elastic: how often a run that is well looks whether more workers have room. More workers start from the newest
     checkpoint, so keep it above the time that ``checkpoint.every`` steps take."""
-    wait_for_nodes: bool = False
-    """For a cluster that adds nodes when they are asked for (cluster launcher, KubeRay): what it lacks at the start is waited
-    for, as long as it takes. Ray does not say how far a cluster can grow; without this a run that lacks room is refused."""
+    wait_for_nodes: bool | float = False
+    """For a cluster that adds nodes when they are asked for (cluster launcher, KubeRay): what it lacks is waited for, as long
+    as it takes, or so many minutes. Ray does not say how far a cluster can grow; without this a run that lacks room is
+    refused."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """``torch``: data parallelism without DeepSpeed, for small models, where it has less overhead."""
     use_gpu: bool = False
@@ -81,6 +82,16 @@ class ScalingConfig(Section):
     """How often it starts again because a node was taken away, which ``max_failures`` does not count; ``null``: always."""
     poll_seconds: float = Field(5.0, gt=0.0)
     """How often the workers ask whether a node is about to go, or the run is to stop; both make them save at once."""
+
+    @field_validator("wait_for_nodes")
+    @classmethod
+    def _waits(cls, value: bool | float) -> bool | float:
+        if not isinstance(value, bool) and value <= 0:
+            raise ConfigError(
+                f"scaling.wait_for_nodes={value:g} minutes is no time to wait",
+                "true waits as long as it takes, false not at all, and a number above 0 so many minutes",
+            )
+        return value
 
     @property
     def is_elastic(self) -> bool:

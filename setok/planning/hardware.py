@@ -116,7 +116,10 @@ def load_hardware(path: str | None = None) -> Hardware:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prices {path} is not valid YAML: {error}", remedy) from error
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg'][0].lower()}{e['msg'][1:]}" for e in error.errors()]
+        wrong = [
+            ": ".join(filter(None, [".".join(map(str, e["loc"])), f"{e['msg'][0].lower()}{e['msg'][1:]}"]))
+            for e in error.errors()
+        ]
         raise ConfigError(f"--prices {path}: {'; '.join(wrong)}", remedy) from error
 
 

@@ -81,6 +81,19 @@ def test_every_stage_by_readmes_own_lines(head: Head, shared: Path, repo_root: P
     assert (shared / "runs" / "evaluate" / "metrics.json").is_file()
 
 
+def test_a_wrong_token_is_told_in_a_line(head: Head, repo_root: Path) -> None:
+    """By the client of jobs, and by a process that joins the cluster itself."""
+    nobody = Head(address=head.address, gcs=head.gcs, environment=head.environment | {"RAY_AUTH_TOKEN": "wrong" * 9})
+    refused = submit(nobody, repo_root, "--config", "tokenizer_demo", "--no-wait")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "→ set RAY_AUTH_MODE=token" in refused.stderr
+    command = [sys.executable, "-m", "ray_jobs.doctor", "--address", head.gcs]
+    done = subprocess.run(command, env=nobody.environment, cwd=repo_root, text=True, capture_output=True, timeout=200)
+    told = done.stdout.partition("fail  cluster")[2].splitlines()[:2]
+    assert done.returncode == 1 and "the cluster at 127.0.0.1" in told[0] and "RAY_AUTH_MODE=token" in told[1]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.timeout(900)
 def test_a_run_is_followed_again_stopped_and_gone_on_with(head: Head, shared: Path, repo_root: Path) -> None:
     """Needs what the test above ingested."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from ray_jobs import doctor
-from ray_jobs.checking import data, findings, machine, nodes, resources, storage, versions
+from ray_jobs.checking import data, findings, machine, missing, nodes, resources, storage, versions
 from ray_jobs.checking.findings import Check, Finding
 from ray_jobs.checking.machine import Facts
 from ray_jobs.checking.nodes import Clock
@@ -396,3 +399,18 @@ def test_an_address_for_jobs_is_not_one_for_the_doctor() -> None:
     with pytest.raises(ConfigError, match="where jobs are sent to") as raised:
         doctor.main(["--address", "http://head:8265"])
     assert "--job doctor" in raised.value.remedy
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_python_without_the_packages_is_told_what_to_install(repo_root: Path, flags: list[str]) -> None:
+    """``-S`` finds the standard library alone."""
+    command = [sys.executable, "-S", "-m", "ray_jobs.doctor", *flags]
+    environment = {"PYTHONPATH": str(repo_root), "PATH": os.environ["PATH"]}
+    done = subprocess.run(command, env=environment, cwd=repo_root, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "")
+    text = json.loads(done.stdout)["findings"][0]["text"] if flags else done.stdout
+    assert "has no rich, pydantic" in text and "torch" in text
+    assert "pip install -c constraints.txt" in done.stdout
+    assert missing.lacking() == []
+    other = missing.report(ModuleNotFoundError("No module named 'odd'", name="odd"), as_json=False)
+    assert "has no odd\n" in other

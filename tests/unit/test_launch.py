@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from ray._private.ray_logging import LogDeduplicator
 
 from ray_jobs import launch
 from setok.config import TrainConfig, dump_config
@@ -107,6 +108,19 @@ def test_other_exceptions_keep_their_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         launch.run(main)
+
+
+def test_what_ray_says_of_itself_in_every_run_is_left_out() -> None:
+    """By its own filter, which sees the line without the name of the process."""
+    noise = [
+        "[2026-11-26 12:13:33,959 E 1 2] core_worker.cc:2465: Actor with class name: 'PreemptionWatcher' and ID: 'ab' has",
+        "execution_options.py:436: RayDeprecationWarning: `ExecutionOptions.exclude_resources` is deprecated and will be",
+        "  self.exclude_resources = exclude_resources",
+    ]
+    news = ["Actor with class name: 'RayTrainWorker' has died", "ExecutionOptions are wrong", "step 3"]
+    batch = {"ip": "a", "pid": 1, "lines": [*noise, *news]}
+    (shown,) = LogDeduplicator(5, None, launch.RAYS_OWN_NOISE).deduplicate(batch)
+    assert shown["lines"] == news
 
 
 @pytest.mark.parametrize("joins", [False, True], ids=["a Ray of our own", "a cluster"])

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import pipeline, plan, train
+from ray_jobs import evaluate, pipeline, plan, serve, train
 from ray_jobs.planning.cluster import node_type
-from setok.errors import CheckpointError, ConfigError
+from setok.errors import CheckpointError, ConfigError, SetokError
 from setok.planning import load_hardware
+from tests import squares
 from tests.setokim_runs import write_run
 
 
@@ -121,6 +122,28 @@ def test_serving_is_weights_and_a_cache(tmp_path: Path, capsys: pytest.CaptureFi
     assert memory["total"] == memory["weights"] + memory["place"] * memory["places"] + memory["reading"]
     code, found = told(capsys, *command, "--set", "batching.max_places=200000000")
     assert (code, found["fits"]) == (2, False)
+
+
+def test_dry_runs_of_what_asks_a_model_look_at_it_and_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dry(job: Any, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [job.__name__, *arguments, "--dry-run"])
+        with pytest.raises(SystemExit, match="0"):
+            job.main()
+        return capsys.readouterr().out
+
+    run = write_run(tmp_path, "what colour is red")
+    told = dry(serve, "--config", "serve", "--set", f"checkpoint={run}", "model_name=mine")
+    assert re.search(r"mine: .*/tiny/checkpoints/step_\d+, by 1 to 1 replica\(s\), at http://127.0.0.1:8000", told)
+    assert "A copy holds" in told and "It fits." in told
+    data = squares.write_set(tmp_path / "data")
+    told = dry(evaluate, "--checkpoints", str(run), "--data", str(data))
+    assert "A copy holds" in told and "It fits." in told
+    for job, arguments in ((serve, ["--config", "serve", "--set"]), (evaluate, ["--config", "evaluate", "--set"])):
+        monkeypatch.setattr(sys, "argv", [job.__name__, *arguments, "checkpoint=nowhere", "--dry-run"])
+        with pytest.raises(SetokError, match="nowhere"):
+            job.main()
 
 
 def test_nodes_of_a_running_cluster() -> None:

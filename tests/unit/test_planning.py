@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from setok.config import TrainConfig, load_config
 from setok.data.word_tokenizer import build_word_tokenizer, own_texts
+from setok.errors import ConfigError
 from setok.planning import (
     GIB,
     Cluster,
@@ -238,6 +239,9 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     assert slow.speed.compute_s == pytest.approx(2 * fast.speed.compute_s)
     file.write_text(text.replace("efficiency: 0.4 ", "efficiency: 1.4 ", 1))
     with pytest.raises(Exception, match=r"assumptions.efficiency.*less than or equal to 1"):
+        load_hardware(str(file))
+    file.write_text("")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: input should be a valid dictionary"):
         load_hardware(str(file))
     with pytest.raises(Exception, match="there is no file"):
         load_hardware(str(tmp_path / "none.yaml"))

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.training import preflight
+from ray_jobs.training.before_start import check_before_start
 from ray_jobs.training.preflight import Answer, check_answers, check_folder, look
-from setok.errors import ConfigError
+from setok.errors import ConfigError, DataError
+from tests import squares
+from tests.fakes import train_config
 
 GOOD = Answer(node="node-0", token="abc", shared_bytes=2**30)
 
@@ -82,3 +85,14 @@ def test_a_node_that_lacks_something_is_named(tmp_path: Path, answer: Answer, pr
 
 def test_the_least_is_more_than_a_container_has_unasked() -> None:
     assert preflight.LEAST_SHARED_BYTES > 64 * 2**20
+
+
+def test_a_missing_set_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """By the driver, in words: a worker's error comes late, and with a traceback around it."""
+    there = squares.write_set(tmp_path / "there")
+    for entries, gone in (([there, tmp_path / "gone"], "gone"), ([tmp_path / "away"], "away")):
+        config = train_config(output_dir=str(tmp_path / "runs"), data={"train": [{"path": str(e)} for e in entries]})
+        with pytest.raises(DataError, match=f"{gone}' does not exist(.|\n)*python -m ray_jobs.ingest"):
+            check_before_start(config, None)
+        assert not config.run_dir.exists(), "it has not come that far"
+    check_before_start(train_config(output_dir=str(tmp_path / "runs"), data={"train": [{"path": str(there)}]}), None)

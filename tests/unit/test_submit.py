@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import re
+import socket
+import threading
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.exceptions import AuthenticationError
 
-from ray_jobs import submit
+from ray_jobs import launch, reaching, submit
 from ray_jobs.launch import EXIT_INTERRUPTED, EXIT_STOPPED
 from ray_jobs.submitting import cluster, package
 from ray_jobs.submitting.package import CONFIG, collect, write_zip
@@ -105,11 +110,31 @@ def test_code_travels_and_nothing_else(folder: Path) -> None:
     )
 
 
+def test_keys_and_what_lies_outside_stay_at_home(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = list(collect(folder).sizes)
+    for name in ("id_rsa", "keys/id_ed25519", ".aws/credentials", "cert.p12", "gcp/credentials.json", ".netrc"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("secret")
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "passwd").write_text("root")
+    (folder / "setok" / "passwd").symlink_to(outside / "passwd")
+    (folder / "more").symlink_to(outside)
+    (folder / "weights" / "far").symlink_to(outside)  # ignored anyway
+    (folder / "copy.md").symlink_to(folder / "README.md")
+    found = collect(folder)
+    assert list(found.sizes) == sorted([*before, "copy.md"])
+    assert found.links == ("more", "setok/passwd")
+    submit.show(request(), found)
+    assert "more, setok/passwd: symbolic links that lead out" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_the_repository_itself_is_small_and_complete(repo_root: Path) -> None:
     found = collect(repo_root)
     for name in ("setok/presets/tokenizer.yaml", "ray_jobs/train.py", "setok/data/plan.py", "constraints.txt"):
         assert name in found.sizes
-    assert found.num_bytes < 20e6
+    assert found.num_bytes < 20e6 and found.links == ()
     assert not [name for name in found.sizes if name.startswith((".venv", ".git/", "runs/"))]
 
 
@@ -121,6 +146,10 @@ def test_too_much_is_refused_with_the_largest_files(folder: Path, monkeypatch: p
     ) as raised:
         collect(folder)
     assert "--exclude" in raised.value.remedy
+    assert "README.md" not in raised.value.problem, "it is not what makes the package large"
+    monkeypatch.setattr(package, "LEAST_NAMED_BYTES", 5_000_000)
+    with pytest.raises(ConfigError, match=r"setok/model\.saf[\s\S]*README.md"):
+        collect(folder)
     assert collect(folder, ["*.safetensors"]).num_bytes < 1000
 
 
@@ -254,14 +283,86 @@ def test_what_is_this_machine(address: str | None, here: bool, monkeypatch: pyte
     assert cluster.is_here(None) is False
 
 
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for error, remedy in (
-        (ConnectionError("Failed to connect to Ray at address: x."), "--address"),
-        (RuntimeError("Request failed with status code 401: Unauthorized"), "RAY_AUTH_TOKEN"),
-    ):
-        with pytest.raises(ConfigError, match="the cluster at x") as raised, cluster.explained("x"):
-            raise error
-        assert remedy in raised.value.remedy
+@pytest.mark.parametrize(
+    ("error", "problem", "remedy"),
+    [
+        (
+            ConnectionError("Failed to connect to Ray at address: x."),
+            "Failed to connect to Ray at address: x$",
+            "--address",
+        ),
+        (
+            RuntimeError("Request failed with status code 401: Unauthorized"),
+            "code 401: Unauthorized$",
+            "RAY_AUTH_TOKEN",
+        ),
+        (
+            AuthenticationError("RAY_AUTH_TOKEN_PATH is set but file cannot be opened or is empty: /nope.txt"),
+            "or is empty: /nope.txt$",
+            "RAY_AUTH_TOKEN_PATH",
+        ),
+        (
+            AuthenticationError(
+                "Authentication required: Missing authentication token\n\nToken authentication is enabled"
+            ),
+            "required: Missing authentication token$",
+            "RAY_AUTH_MODE=token",
+        ),
+    ],
+)
+def test_what_a_cluster_refuses_is_told_in_one_line(error: Exception, problem: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as raised, cluster.explained("x"):
+        raise error
+    assert re.search(f"^the cluster at x: .*{problem}", raised.value.problem)
+    assert remedy in raised.value.remedy
+
+
+class Guard(http.server.BaseHTTPRequestHandler):
+    """A dashboard that lets nobody in."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"Unauthorized: Missing authentication token")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_token_that_a_real_client_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(cluster.ADDRESS, "")
+        with pytest.raises(ConfigError, match=r"Authentication required: Unauthorized(.|\n)*→ set RAY_AUTH_MODE=token"):
+            cluster.connect(f"http://127.0.0.1:{server.server_port}").list_jobs()
+        server.shutdown()
+
+
+def test_a_head_that_is_gone_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By everything that connects: Ray would try for more than a minute, and print what it meets."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv(cluster.ADDRESS, "")
+        with pytest.raises(ConfigError, match=f"nobody listens at {where}: Connection refused"):
+            cluster.connect(f"http://{where}")
+        monkeypatch.setenv("RAY_ADDRESS", where)
+        monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray need not try"))
+        with pytest.raises(ConfigError, match=f"nobody listens at {where}") as raised:
+            launch.start_ray()
+        assert "that the head runs" in raised.value.remedy
+        taken.listen()
+        reaching.knock(f"ray://{where}", "")
+    for nobody in ("auto", "local", "this machine"):
+        reaching.knock(nobody, "")
+    with pytest.raises(ConfigError, match="is no address of a cluster"):
+        reaching.knock("head:many", "")
+
+
+def test_a_proxy_is_left_to_find_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    reaching.knock("http://only.behind.the.proxy.invalid:8265", "", seconds=0.1)
+    with pytest.raises(ConfigError, match="nobody listens at"):
+        reaching.knock("only.behind.the.proxy.invalid:6379", "", seconds=0.1)
 
 
 # ---------------------------------------------------------------- the same run again
@@ -339,7 +440,7 @@ def test_the_command_from_end_to_end(
     client = FakeClient(connections=[["step 1\n"]])
     client.infos = [
         job("train-tokenizer", "FAILED", driver_exit_code=2),
-        job("a", "FAILED", message="the reason\nmore"),
+        job("a", "FAILED", message="the reason, last available logs (truncated to 20,000 chars):\nmore"),
     ]
     seen: list[Any] = []
 
@@ -354,7 +455,9 @@ def test_the_command_from_end_to_end(
         submit.main(["--config", "tokenizer", "--set", "train.steps=3"])
     assert ended.value.code == 2
     assert seen[0]["train"]["steps"] == 3 and seen[0]["output_dir"] == str(folder / "runs")
-    assert "step 1" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "step 1" in shown.out
+    assert shown.err.replace("\n", " ").endswith("failed with exit code 2. the reason ")
 
 
 def test_ctrl_c_leaves_the_job_alone(
