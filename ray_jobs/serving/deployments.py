@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -36,7 +37,9 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 """Replicas that a request is given to, one after the other dying."""
 LOOKAHEAD = 2
-"""Requests beyond a full batch that a replica has at hand, so that no step passes with a place empty."""
+"""Batches that a replica has at hand, the one that it answers among them: Serve is not quick to bring more."""
+LONGEST_PAUSE_S = 0.05
+"""Between two looks for a replica with room, while requests wait in the ingress; Serve's half second leaves replicas idle."""
 HEALTH_PERIOD_S = 5.0
 LOST = (RayActorError, ReplicaUnavailableError)
 
@@ -156,7 +159,8 @@ def application(config: ServeConfig, keys: ApiKeys) -> serve.Application:
         ModelReplica,
         name="model",
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
-        max_ongoing_requests=batching.max_rows + LOOKAHEAD,
+        max_ongoing_requests=LOOKAHEAD * batching.max_rows,
+        request_router_config=RequestRouterConfig(max_backoff_s=LONGEST_PAUSE_S),
         max_queued_requests=batching.max_waiting,
         health_check_period_s=HEALTH_PERIOD_S,
         **scaling,
