@@ -20,7 +20,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from setok.config import Job, dump_config, list_presets, load_config
-from setok.errors import ConfigError, SetokError
+from setok.errors import ConfigError, SetokError, TrainingError
 
 J = TypeVar("J", bound=Job)
 
@@ -286,9 +286,10 @@ def start_ray(num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     if joins:
-        ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
+        with _start_explained():
+            ray.init(logging_level=logging.WARNING, log_to_driver=shows_logs())
     else:
-        with _out_of_reach():
+        with _out_of_reach(), _start_explained():
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -309,6 +310,21 @@ def set_data_context() -> None:
     # A long evaluation or checkpoint is no reason to end a run, nor is a lost block to be passed over.
     context.execution_no_progress_timeout_s = -1
     context.max_errored_blocks = 0
+
+
+@contextlib.contextmanager
+def _start_explained() -> Iterator[None]:
+    """Say in a line that Ray did not start in time, for which it has no exception of its own."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, TimeoutError) and "timed out during startup" not in str(error):
+            raise
+        raise TrainingError(
+            "Ray did not start in time: this machine is busy, or short of memory or of room in /tmp and /dev/shm",
+            "give the same command again when less is running here; what Ray itself says is in"
+            " /tmp/ray/session_latest/logs",
+        ) from error
 
 
 @contextlib.contextmanager

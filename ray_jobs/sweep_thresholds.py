@@ -22,13 +22,14 @@ import pyarrow.parquet as pq
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs import launch
+from ray_jobs.evaluation.clustering import changed
 from ray_jobs.evaluation.replicas import DECODE_CPUS, REPLICA_CPUS, check_resources
 from ray_jobs.evaluation.thresholds import ThresholdReplica, ThresholdRows, ThresholdTask
 from ray_jobs.evaluation.tokenizer_replica import Read
+from ray_jobs.evaluation.trained import Trained, trained_of
 from ray_jobs.reporting.thresholds import FIGURES, write_thresholds_report
 from ray_jobs.tuning.space import points_of
-from setok import checkpoint
-from setok.config import ClusteringConfig, ThresholdsConfig, TrainConfig, dump_config
+from setok.config import ClusteringConfig, ThresholdsConfig, dump_config
 from setok.data.schema import Manifest
 from setok.errors import ConfigError, DataError
 from setok.metrics.running import INDEX
@@ -48,13 +49,7 @@ def sweep_thresholds(config: ThresholdsConfig) -> pa.Table:
             is too small.
     """
     started = time.monotonic()
-    path = checkpoint.resolve(config.checkpoint)
-    trained = checkpoint.read_config(path)
-    if trained.stage != "tokenizer":
-        raise ConfigError(
-            f"{config.checkpoint} is a run of stage={trained.stage}, and thresholds are those of a tokenizer",
-            "name the tokenizer run that it started from",
-        )
+    trained = tokenizer_of(config)
     settings = settings_of(config, trained.model.clustering)
     stored = Manifest.load(config.data).num_rows
     num_rows = min(stored, config.limit or stored)
@@ -63,7 +58,7 @@ def sweep_thresholds(config: ThresholdsConfig) -> pa.Table:
     launch.start_ray()
     check_resources(config)
     task = ThresholdTask(
-        path=checkpoint.pin(config.checkpoint, path),
+        path=trained.place,
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
         sampling_steps=config.sampling_steps,
@@ -82,43 +77,42 @@ def sweep_thresholds(config: ThresholdsConfig) -> pa.Table:
     return table
 
 
+def tokenizer_of(config: ThresholdsConfig) -> Trained:
+    """The tokenizer whose thresholds are gone through.
+
+    Raises:
+        CheckpointError, ConfigError: there is none.
+    """
+    trained = trained_of(config.checkpoint)
+    if trained.stage != "tokenizer":
+        raise ConfigError(
+            f"{config.checkpoint} is of stage={trained.stage}, and thresholds are those of a tokenizer",
+            "name the tokenizer run that it started from",
+        )
+    if trained.is_exported and config.weights == "raw":
+        raise ConfigError(
+            f"weights=raw has no part in {config.checkpoint}: what is exported is the running average, where the run kept one",
+            "leave weights out, or name the run",
+        )
+    return trained
+
+
 def settings_of(config: ThresholdsConfig, trained: ClusteringConfig) -> list[ClusteringConfig]:
     """The clustering at every value.
 
     Raises:
         ConfigError: a value is impossible, or the method has no such setting.
     """
-    # What the trained method tuned would be refused with another one, so only what the new one uses is taken over.
-    changes = dict(config.clustering)
-    base = trained.model_dump()
-    if changes.get("method", trained.method) != trained.method:
-        kept = ("assignment", "feature_dim", "num_neighbors", "split_regions", "min_tokens", "max_tokens")
-        base = {key: base[key] for key in kept if not (key == "num_neighbors" and changes["method"] == "cosine_graph")}
-    settings = []
-    for value in points_of(config.over):
-        values = base | changes | {config.vary: value}
-        try:
-            settings.append(ClusteringConfig.model_validate(values))
-        except ValueError as error:
-            told = str(error).splitlines()
-            raise ConfigError(
-                f"{config.vary}={value} is no setting of the clustering: {told[2].strip() if len(told) > 2 else told[0]}",
-                "change over or clustering",
-            ) from error
+    settings = [changed(trained, config.clustering | {config.vary: value}) for value in points_of(config.over)]
     if settings[0].method not in BY_DISTANCE:
         raise ConfigError(
             f"clustering.method={settings[0].method} has no threshold to go through",
             f"--set 'clustering={{method: {BY_DISTANCE[0]}}}', or one of {', '.join(BY_DISTANCE[1:])}",
         )
-    if settings[0].feature_dim != trained.feature_dim:
-        raise ConfigError(
-            f"clustering.feature_dim={settings[0].feature_dim} is not that of the model, {trained.feature_dim}",
-            "leave feature_dim out: it was trained",
-        )
     return settings
 
 
-def _measure(config: ThresholdsConfig, task: ThresholdTask, trained: TrainConfig, num_rows: int) -> ThresholdRows:
+def _measure(config: ThresholdsConfig, task: ThresholdTask, trained: Trained, num_rows: int) -> ThresholdRows:
     import ray
 
     starts = range(0, num_rows, config.batch_size)
@@ -164,7 +158,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def describe(config: ThresholdsConfig) -> None:
     """What the job would do, for ``--dry-run``."""
-    trained = checkpoint.read_config(checkpoint.resolve(config.checkpoint))
+    trained = tokenizer_of(config)
     settings = settings_of(config, trained.model.clustering)
     first, last = (getattr(setting, config.vary) for setting in (settings[0], settings[-1]))
     launch.console().print(

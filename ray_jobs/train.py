@@ -79,6 +79,10 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     began = time.time()
     forget_request(run_dir)
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
+    if config.data.features is not None:
+        from ray_jobs.training.features import prepare_features  # brings in torch
+
+        prepare_features(config, start)
     try:
         with stop_on_signal(run_dir), ProgressView(run_dir, console(), messages=messages_of(config)):
             if config.scaling.num_workers:

@@ -19,9 +19,10 @@ from ray_jobs.train import train
 from ray_jobs.training.before_start import check_cluster
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.tuning.averages import write_averages
+from ray_jobs.tuning.before_start import check_before_start
 from ray_jobs.tuning.results import BEST, BEST_THEN, best_of, write_best, write_table
 from ray_jobs.tuning.running import run_trials
-from ray_jobs.tuning.space import changes_of, check_space, known_values, train_config, with_absolute_base
+from ray_jobs.tuning.space import changes_of, known_values, train_config, with_absolute_base
 from ray_jobs.tuning.trials import Trial, Trials
 from setok.config import THEN, Dimension, TuneConfig, differences, dump_config, load_config
 from setok.errors import ConfigError, TrainingError
@@ -42,12 +43,14 @@ def tune(sweep: TuneConfig) -> Path:
         The sweep's folder.
 
     Raises:
-        ConfigError: the space has impossible trials, the cluster no room, or the folder another sweep.
+        ConfigError: the space has impossible trials, nothing logs an objective, the cluster has no room, or the folder holds
+            another sweep.
+        DataError: a set is missing that the sweep does not make itself.
         TrainingError: every trial failed.
         Stopped: the sweep was asked to stop; its trials have saved.
     """
     sweep = with_absolute_base(sweep)
-    check_space(sweep)
+    check_before_start(sweep)
     check_same_sweep(sweep)
     sweep.run_dir.mkdir(parents=True, exist_ok=True)
     (sweep.run_dir / CONFIG).write_text(dump_config(sweep), encoding="utf-8")
@@ -130,8 +133,8 @@ def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:
 
 
 def dry_run(sweep: TuneConfig) -> None:
-    """Show what the trials would be, and refuse those that cannot be."""
-    check_space(sweep)
+    """Show what the trials would be, and refuse what ``tune`` would refuse before the first one."""
+    check_before_start(sweep)
     console = launch.console()
     steps = " and ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
     table = Table(*sweep.space, title=f"{sweep.name}: {num_trials(sweep)} trials of {steps}")

@@ -29,6 +29,8 @@ class ImageTextBatch:
     """For every image and segment index, whether the segment is an object (and not background)."""
     sizes: Int[Tensor, "batch 2"] | None = None
     """Height and width of the picture in the upper left, in pixels, where the rest is padding; ``None``: no padding."""
+    features: Float[Tensor, "batch patches encoder_width"] | None = None
+    """What the frozen encoder makes of the pictures, where that was kept; ``None``: the encoder is still to be asked."""
 
     def __len__(self) -> int:
         return self.pixel_values.shape[0]
@@ -54,6 +56,7 @@ class ImageTextBatch:
             segments=None if self.segments is None else self.segments[one, :height, :width],
             is_thing=self.is_thing[one],
             sizes=None,
+            features=None,  # those of the padding do not belong here
         )
 
     @property

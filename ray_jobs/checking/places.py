@@ -9,7 +9,7 @@ from typing import Any
 
 from setok.config import Job
 
-OUTPUTS = frozenset({"output_dir", "output", "store"})
+OUTPUTS = frozenset({"output_dir", "output", "store", "features"})
 SETS = frozenset({"data", "train_data", "sets"})
 CHECKPOINTS = frozenset({"checkpoint", "beside", "init_from"})
 FILES = frozenset({"perceptual_path", "lpips", "inception", "keys_file"})

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_jobs.evaluation.clustering import changed
 from ray_jobs.evaluation.files import read_finished, refuse_another
 from ray_jobs.evaluation.journal import check
 from ray_jobs.evaluation.networks import check_networks
@@ -158,9 +159,23 @@ def _check_stages(
             problem = f"none of the tasks takes {one.spec}, which is of stage={one.stage}"
             remedy = f"leave it out, or add a task that does: {', '.join(_takes(OWN, one.stage))}"
             problems.add(ConfigError(problem, remedy))
+        if config.clustering:
+            _check_clustering(config, one, problems)
         if one.is_exported and config.weights == "raw":
             problem = f"weights=raw has no part in {one.spec}: what is exported is the running average, where the run kept one"
             problems.add(ConfigError(problem, "leave weights out, or name the run"))
+
+
+def _check_clustering(config: EvaluateConfig, trained: Trained, problems: Problems) -> None:
+    """Refuse another clustering for a model that has been trained on the tokens of its own, or that cannot have it."""
+    if trained.stage != "tokenizer":
+        problem = f"clustering={config.clustering} is for tokenizers, and {trained.spec} is of stage={trained.stage}"
+        problems.add(ConfigError(problem, "leave clustering out, or name the tokenizer run that it started from"))
+        return
+    try:
+        changed(trained.model.clustering, config.clustering)
+    except ConfigError as error:
+        problems.add(error.about(trained.spec))
 
 
 def _takes(tasks: Mapping[str, Task], stage: str) -> list[str]:

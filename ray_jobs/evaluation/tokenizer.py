@@ -10,6 +10,7 @@ import numpy as np
 
 from ray_jobs.evaluation import tokenizer_files
 from ray_jobs.evaluation.batches import Batch, Item, batches_of
+from ray_jobs.evaluation.clustering import changed
 from ray_jobs.evaluation.journal import Row
 from ray_jobs.evaluation.pictures import drawn_sample
 from ray_jobs.evaluation.references import concepts_of
@@ -46,6 +47,7 @@ def task_of(work: Work, mean_image: np.ndarray | None) -> ReplicaTask:
         device="cuda" if config.use_gpu else "cpu",
         weights=config.weights,
         sampling_steps=config.sampling_steps,
+        clustering=changed(work.trained.model.clustering, config.clustering) if config.clustering else None,
         mean_image=mean_image,
         vocabulary=concepts_of(config.data, work.num_rows),
         drawn=frozenset(drawn_rows(work)),

@@ -59,6 +59,8 @@ class ReplicaTask:
     num_extremes: int
     """How many of the best, and of the worst, may be shown."""
     num_threads: int
+    clustering: ClusteringConfig | None = None
+    """In place of the trained one."""
     keep_pictures: bool = False
     """Keep what was painted, and the true picture, of every row."""
 
@@ -71,15 +73,21 @@ class TokenizerReplica:
         self.task = task
         self.predictor = TokenizerPredictor.from_checkpoint(task.path, device=task.device, weights=task.weights)
         self.mean_image = None if task.mean_image is None else torch.from_numpy(np.array(task.mean_image))
-        self.sides = scoring.grid_sides(self.predictor.tokenizer.config.clustering.max_tokens)
+        self.sides = scoring.grid_sides((task.clustering or self.predictor.tokenizer.config.clustering).max_tokens)
 
     @torch.inference_mode()
     def __call__(self, rows: Mapping[str, Any]) -> list[Row]:
         """Rows of figures; those of a picture that cannot be read have ``valid`` false, and nothing else that counts."""
         index = np.asarray(rows[INDEX])
         batch = rows_to_batch({name: values for name, values in rows.items() if name not in (INDEX, "number", "asks")})
-        made = self.predictor.reconstruct(batch, concepts=self.task.vocabulary, sampling_steps=self.task.sampling_steps)
-        made = to_cpu(made)
+        made = to_cpu(
+            self.predictor.reconstruct(
+                batch,
+                concepts=self.task.vocabulary,
+                clustering=self.task.clustering,
+                sampling_steps=self.task.sampling_steps,
+            )
+        )
         visual, pixels = made.tokens, made.pixels
         columns = score_each(batch, made, self._score)
         shown = self._candidates(index, columns["psnr"])

@@ -22,8 +22,14 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    steps = f"{config.num_ranks} × {config.train.micro_batch_size} × {config.gradient_accumulation_steps}"
-    table.add_row("workers", f"{config.num_ranks}; a global batch of {config.train.global_batch_size} = {steps}")
+    batch, micro, turns = (
+        config.train.global_batch_size,
+        config.train.micro_batch_size,
+        config.gradient_accumulation_steps,
+    )
+    padding = config.num_ranks * micro * turns - batch
+    steps = f"{config.num_ranks} × {micro} × {turns}" + (f" − {padding} of padding" if padding else "")
+    table.add_row("workers", f"{config.num_ranks}; a global batch of {batch} = {steps}")
     learn = f"{_count(plan.trace.trainable)} of {_count(sum(t.parameters for t in plan.trace.turns))} learn"
     table.add_row("parameters", learn)
     parts = ("weights", "gradients", "optimizer", "batches", "activations", "buffers")
@@ -43,7 +49,7 @@ def show(console: Console, plan: Estimate, hardware: Hardware, suggestion: Sugge
     keeping = f"{speed.images_per_s:,.0f} images/s; {_figure(speed.decode_cores)} decoding cores keep up"
     if speed.waits_for_data and config.scaling.num_workers:
         wanted = math.ceil(speed.decode_cores / min(1.0, config.data.decode_cpus))
-        keeping += f"  [yellow]GPUs would wait for data: --set data.decode_workers={wanted}[/yellow]"
+        keeping += f"  [yellow]Workers would wait for data: --set data.decode_workers={wanted}[/yellow]"
     table.add_row("data", keeping)
     table.add_row("time", f"{config.train.steps:,} steps in {_seconds(plan.seconds)}; {plan.images:,} pictures")
     if plan.dollars is not None and plan.dollars_spot is not None:
@@ -114,7 +120,7 @@ def show_serving(console: Console, name: str, memory: ServingMemory, fit: tuple[
 
 
 def as_json(plan: Estimate, suggestion: Suggestion | None) -> dict[str, Any]:
-    """The same as plain values: bytes, seconds, dollars."""
+    """The same as plain values: bytes, seconds, dollars; ``None`` for what never ends."""
     told = {
         "name": plan.config.name,
         "stage": plan.config.stage,
@@ -125,18 +131,22 @@ def as_json(plan: Estimate, suggestion: Suggestion | None) -> dict[str, Any]:
         "memory": asdict(plan.memory) | {"total": plan.memory.total},
         "host_bytes": plan.host_bytes,
         "object_store_bytes": plan.object_store_bytes,
-        "speed": asdict(plan.speed),
+        "speed": {name: _finite(value) for name, value in asdict(plan.speed).items()},
         "steps": plan.config.train.steps,
         "images": plan.images,
         "checkpoint_bytes": plan.checkpoint_bytes,
         "checkpoints": plan.checkpoints,
         "data_bytes": plan.data_bytes,
-        "seconds": plan.seconds,
+        "seconds": _finite(plan.seconds),
         "dollars": {"on_demand": plan.dollars, "spot": plan.dollars_spot, "storage_per_month": plan.storage_per_month},
     }
     if suggestion is not None:
         told["suggestion"] = {"set": list(suggestion.settings), "nodes": suggestion.nodes}
     return told
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def size(value: float) -> str:

@@ -16,7 +16,7 @@ from typing import TypeGuard
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
 _SMOOTH_FROM = 12
-_LETTER = 7.0
+LETTER = 7.0
 """Width of a letter of a label, on the wide side of what browsers give."""
 Point = tuple[float, float]
 
@@ -29,6 +29,8 @@ class Bar:
     value: float | None
     main: bool = False
     beats: bool = False
+    chance: float | None = None
+    """What chance alone would give, where that is known: a stroke across."""
 
 
 # ---------------------------------------------------------------- charts
@@ -41,6 +43,7 @@ def line_chart(
     title: str,
     unit: str = "",
     x_label: str = "step",
+    at: float | None = None,
     width: int = 340,
     height: int = 190,
 ) -> str:
@@ -51,12 +54,16 @@ def line_chart(
     Args:
         title: read out by screen readers; the page shows its own.
         unit: of the values, for the reader's summary.
+        at: a value of x to mark, where it lies within.
     """
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and _finite(b)]
     if not points:
         return nothing(title, width, height)
     frame = Frame([p[0] for p in points], [p[1] for p in points], width, height)
     parts = [frame.axes(x_label)]
+    if at is not None and frame.x_low <= at <= frame.x_high:
+        ends = f'y1="{frame.top}" y2="{height - _BOTTOM}"'
+        parts.append(f'<line class="across" x1="{frame.x(at):.1f}" x2="{frame.x(at):.1f}" {ends}/>')
     smooth = len(points) >= _SMOOTH_FROM and _is_noisy([p[1] for p in points])
     if len(points) == 1:
         parts.append(frame.dot(points[0], 2.5, "mark"))
@@ -128,14 +135,21 @@ def bubble_chart(
     return svg("".join(parts), summary, width, height)
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 2, width: int = 340) -> str:
-    """Horizontal bars from 0, one below the other, each with its label and value; the room is 100 where the unit is %."""
+def bar_chart(
+    bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 2, full: float | None = None, width: int = 340
+) -> str:
+    """Horizontal bars from 0, one below the other, each with its label and value; the room is 100 where the unit is %.
+
+    Args:
+        full: what would fill the room, which is then drawn below the bars, so that those of several charts can be compared.
+    """
     known = [bar.value for bar in bars if _finite(bar.value)]
     if not known:
         return nothing(title, width, 90)
     row, value_width = 27, 54
-    bar_left = max(118, 8 + math.ceil(_LETTER * max(len(bar.label) for bar in bars)))
-    scale = (width - bar_left - value_width) / max(*known, 100 if unit == "%" else 1e-9)
+    bar_left = max(118 if full is None else 60, 8 + math.ceil(LETTER * max(len(bar.label) for bar in bars)))
+    room = width - bar_left - value_width
+    scale = room / (full or max(*known, 100 if unit == "%" else 1e-9))
     parts = []
     for number, bar in enumerate(bars):
         middle = number * row + row / 2
@@ -145,13 +159,21 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 
         if bar.value is None or not _finite(bar.value):
             parts.append(f'<text class="none" x="{bar_left}" y="{middle + 4:.1f}">–</text>')
             continue
+        if full is not None:
+            track = f'x="{bar_left}" y="{middle - 7:.1f}" width="{room}" height="14" rx="2"'
+            parts.append(f'<rect class="track" {track}/>')
         length = max(0.0, bar.value) * scale
         kind = "mark" if bar.main else "reference"
+        end = bar_left + (room if full is not None else max(length, 1.5))
         parts.append(
             f'<rect class="{kind} bar" x="{bar_left}" y="{middle - 7:.1f}" width="{max(length, 1.5):.1f}" height="14" rx="2"/>'
-            f'<text class="value{" main" if bar.main else ""}" x="{bar_left + max(length, 1.5) + 6:.1f}" y="{middle + 4:.1f}">'
+            f'<text class="value{" main" if bar.main else ""}" x="{end + 6:.1f}" y="{middle + 4:.1f}">'
             f"{bar.value:.{digits}f}{' ▲' if bar.beats else ''}</text>"
         )
+        if bar.chance is not None:
+            x, name = bar_left + bar.chance * scale, f"by chance {bar.chance:.{digits}f}"
+            ends = f'y1="{middle - 10:.1f}" y2="{middle + 10:.1f}"'
+            parts.append(f'<line class="chance" x1="{x:.1f}" x2="{x:.1f}" {ends}><title>{name}</title></line>')
     told = ", ".join(
         f"{bar.label} {bar.value:.{digits}f}" for bar in bars if bar.value is not None and _finite(bar.value)
     )
@@ -162,15 +184,20 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "", digits: int = 
 
 
 def nice_ticks(low: float, high: float, count: int = 4, *, whole: bool = False) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    """Round numbers, 1, 2 or 5 times a power of ten apart, within [low, high]: as many as there are up to ``count`` + 1.
+
+    There are at least two, unless they must be ``whole``.
+    """
     span = high - low
     if span <= 0 or not math.isfinite(span):
         return [low]
     power = 10 ** math.floor(math.log10(span / count))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= span / count * 0.999)
-    step = max(1, round(step)) if whole else step
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    for factor in (0.5, 1, 2, 5, 10):
+        step = max(1, round(factor * power)) if whole else factor * power
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first <= count:
+            break
+    return [index * step for index in range(first, last + 1)]
 
 
 def short(value: float) -> str:
@@ -189,9 +216,20 @@ class Frame:
     """The plotting area: data to picture coordinates, and the axes."""
 
     def __init__(
-        self, x: Sequence[float], y: Sequence[float], width: int, height: int, *, pad: float = 0.0, whole: bool = False
+        self,
+        x: Sequence[float],
+        y: Sequence[float],
+        width: int,
+        height: int,
+        *,
+        pad: float = 0.0,
+        whole: bool = False,
+        top: float | None = None,
     ) -> None:
         self.width, self.height, self.whole = width, height, whole
+        self.top = _TOP if top is None else top
+        """Above the plot; with room given there, the name of the upright axis stands in it."""
+        self._names_above = top is not None
         self.x_low, self.x_high = min(x) - pad, max(x) + pad
         self.y_low, self.y_high = min(y), max(y)
         room = pad if whole else 0.04 * (self.y_high - self.y_low)
@@ -204,11 +242,23 @@ class Frame:
             self.y_low, self.y_high = self.y_low - room, self.y_high + room
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (self.width - _LEFT - _RIGHT)
+        return _LEFT + (value - self.x_low) * self.per_x
+
+    @property
+    def per_x(self) -> float:
+        """Length in the picture of one step in x."""
+        return (self.width - _LEFT - _RIGHT) / (self.x_high - self.x_low)
+
+    def holds(self, box: tuple[float, float, float, float]) -> bool:
+        """Whether a box (left, top, right, bottom) lies within the plot."""
+        left, top, right, bottom = box
+        return left >= _LEFT and right <= self.width and top >= self.top - 6 and bottom <= self.height - _BOTTOM + 2
 
     def y(self, value: float) -> float:
         return (
-            self.height - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (self.height - _TOP - _BOTTOM)
+            self.height
+            - _BOTTOM
+            - (value - self.y_low) / (self.y_high - self.y_low) * (self.height - self.top - _BOTTOM)
         )
 
     def unit(self) -> float:
@@ -242,7 +292,8 @@ class Frame:
             f'<text class="axis" x="{right}" y="{self.height - 4}" text-anchor="end">{escape(x_label)} →</text>'
         )
         if y_label:
-            parts.append(f'<text class="axis" x="2" y="{self.height - 4}">↑ {escape(y_label)}</text>')
+            height = 11 if self._names_above else self.height - 4
+            parts.append(f'<text class="axis" x="2" y="{height}">↑ {escape(y_label)}</text>')
         return "".join(parts)
 
 

@@ -26,7 +26,7 @@ h1, h2 {
 h1 { font-size: 40px; letter-spacing: -.015em; margin: 0 0 14px; }
 h2 { font-size: 25px; letter-spacing: -.01em; margin: 0 0 6px; }
 h3 { font-size: 15px; font-weight: 600; margin: 0 0 2px; }
-p { margin: 0 0 12px; max-width: 68ch; }
+p { margin: 0 0 12px; max-width: 68ch; text-wrap: pretty; }
 section { margin-top: 60px; }
 small, .note, figcaption { color: var(--muted); font-size: 13.5px; line-height: 1.45; }
 .eyebrow { color: var(--accent); font-size: 13px; font-weight: 600; letter-spacing: .04em; margin: 0 0 10px; }
@@ -83,9 +83,13 @@ summary { cursor: pointer; padding: 8px 0; font-weight: 600; border-bottom: 1px 
 .chart .grid { stroke: var(--line); stroke-width: 1; }
 .chart .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .chart .mark { stroke: var(--accent); } .chart circle.mark, .chart .mark.bar { fill: var(--accent); stroke: none; }
-.chart .mark-soft { stroke: var(--accent); stroke-opacity: .35; } .chart .mark-soft.line { stroke-width: 1; }
+.chart .mark-soft { stroke: var(--accent); stroke-opacity: .45; } .chart .mark-soft.line { stroke-width: 1; }
 .chart .bubble { fill: var(--accent-soft); stroke-opacity: .5; }
 .chart .reference { fill: var(--reference); }
+.chart .across { stroke: var(--muted); stroke-width: 1.2; stroke-dasharray: 4 3; }
+.chart .track { fill: var(--wash); } .chart .chance { stroke: var(--muted); stroke-width: 1.4; }
+.charts.two > figure:last-child:nth-child(odd), .charts.three > figure:last-child:nth-child(3n + 1) { grid-column: 1 / -1; }
+.charts > figure:last-child .chart { max-width: 480px; }
 
 .scroll { overflow-x: auto; margin-top: 18px; }
 table { width: 100%; border-collapse: collapse; font-size: 14.5px; }

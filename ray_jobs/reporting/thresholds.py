@@ -9,9 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_jobs.reporting import layout
+from ray_jobs.reporting.cases import told_figures
 from ray_jobs.reporting.charts import line_chart, short
 from ray_jobs.reporting.page import REPORT
 from ray_jobs.reporting.style import STYLE
+from ray_jobs.reporting.sweep_style import STYLE as OWN_STYLE
 from setok.config import ThresholdsConfig
 
 FIGURES: Mapping[str, tuple[str, str]] = {
@@ -64,45 +67,63 @@ def render_thresholds(
     """The page as text; see ``write_thresholds_report``."""
     values = columns[config.vary]
     known = [name for name in FIGURES if any(value is not None for value in columns[name])]
-    trained = "" if trained_value is None else f" It was trained with {escape(f'{trained_value:g}')}."
+    name = config.vary.replace("_", " ")
+    trained = "" if trained_value is None else f" It was trained with {escape(f'{trained_value:g}')}, the broken line."
     lead = (
-        f"One trained tokenizer, {num_images:,} pictures, {len(values)} values of {config.vary} from {short(values[0])} to"
+        f"One trained tokenizer, {num_images:,} pictures, {len(values)} values of {escape(name)} from {short(values[0])} to"
         f" {short(values[-1])}: measured in one pass of {seconds:.0f} seconds, without training.{trained}"
     )
     curves = [
         _card(
-            name, line_chart(values, columns[name], title=f"{FIGURES[name][0]} by {config.vary}", x_label=config.vary)
+            key,
+            line_chart(
+                values,
+                columns[key],
+                title=f"{FIGURES[key][0]} by {name}",
+                x_label=name,
+                at=trained_value,
+                width=layout.width(len(known)),
+            ),
         )
-        for name in known
+        for key in known
     ]
     order = sorted(range(len(values)), key=lambda row: columns["mean_tokens"][row] or 0.0)
     tokens = [columns["mean_tokens"][row] or 0.0 for row in order]
+    bought = [key for key in _BY_TOKENS if key in known]
     by_tokens = [
         _card(
-            name,
+            key,
             line_chart(
                 tokens,
-                [columns[name][row] for row in order],
-                title=f"{FIGURES[name][0]} by tokens",
+                [columns[key][row] for row in order],
+                title=f"{FIGURES[key][0]} by tokens",
                 x_label="tokens per image",
+                at=None if trained_value is None else _nearest(values, columns["mean_tokens"], trained_value),
+                width=layout.width(len(bought)),
             ),
         )
-        for name in _BY_TOKENS
-        if name in known
+        for key in bought
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>{escape(config.title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{escape(config.title)}</title><style>{STYLE}{OWN_STYLE}</style></head><body><main>"
         f'<header><p class="eyebrow">{escape(config.name)}</p><h1>{escape(config.title)}</h1><p class="lead">{lead}</p>'
         f'<p class="note">{escape(config.checkpoint)} on {escape(config.data)}</p></header>'
-        f'<section><h2>By {config.vary}</h2><div class="charts">{"".join(curves)}</div></section>'
+        f"<section><h2>By {escape(name)}</h2>{layout.charts(curves)}</section>"
         "<section><h2>What a token buys</h2><p>The same values in the order of the tokens they give.</p>"
-        f'<div class="charts">{"".join(by_tokens)}</div></section>'
+        f"{layout.charts(by_tokens)}</section>"
         f"{_table(config.vary, columns, known)}"
         "<footer>Made by ray_jobs.reporting. The page holds everything it shows and loads nothing.</footer>"
         "</main></body></html>\n"
     )
+
+
+def _nearest(values: Sequence[float], tokens: Sequence[float | None], value: float) -> float | None:
+    """The tokens of the value that lies nearest to one; ``None`` where it is not among what was asked."""
+    if not min(values) <= value <= max(values):
+        return None
+    return tokens[min(range(len(values)), key=lambda row: abs(values[row] - value))]
 
 
 def _card(name: str, chart: str) -> str:
@@ -115,13 +136,15 @@ def _table(vary: str, columns: Mapping[str, Sequence[Any]], known: Sequence[str]
     count = len(columns[vary])
     step = max(1, -(-count // _MOST_ROWS))
     shown = sorted({*range(0, count, step), count - 1})
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in (vary, *(FIGURES[key][0] for key in known)))
+    names = [vary.replace("_", " "), *(FIGURES[key][0] for key in known)]
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    figures = [told_figures([columns[key][row] for row in shown]) for key in known]
     lines = []
-    for row in shown:
-        cells = "".join(f"<td>{'–' if (value := columns[key][row]) is None else short(value)}</td>" for key in known)
+    for place, row in enumerate(shown):
+        cells = "".join(f"<td>{column[place]}</td>" for column in figures)
         lines.append(f'<tr><th scope="row">{columns[vary][row]:.4g}</th>{cells}</tr>')
     return (
-        '<section><h2>Figures</h2><div class="scroll card" tabindex="0" role="region" aria-label="Table of figures"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-        "<p class='note'>All values: thresholds.parquet.</p></section>"
+        '<section><h2>Figures</h2><div class="scroll card" tabindex="0" role="region" aria-label="Table of figures">'
+        f'<table class="tight"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        '<p class="note">All values: thresholds.parquet.</p></section>'
     )

@@ -119,7 +119,9 @@ def create_app(backend: Backend, config: ServeConfig, keys: ApiKeys, *, figures:
 
 
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", responses=_FAILURES)
+    @app.post(
+        "/v1/chat/completions", responses=_FAILURES, summary="Answer a conversation, in words, pictures and regions"
+    )
     async def chat_completions(body: ChatRequest, request: Request) -> ChatCompletion:
         ask = await service.ask_of(body)
         if body.stream:
@@ -128,20 +130,20 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
             return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})  # type: ignore[return-value]
         return await _while_there(request, service.chat(ask))
 
-    @app.post("/v1/images/generations", responses=_FAILURES)
+    @app.post("/v1/images/generations", responses=_FAILURES, summary="Draw pictures")
     async def images_generations(body: ImageRequest, request: Request) -> ImagesAnswer:
         return await _while_there(request, service.generate(body))
 
-    @app.post("/v1/images/edits", responses=_FAILURES, openapi_extra=_EDIT_BODY)
+    @app.post("/v1/images/edits", responses=_FAILURES, summary="Change a picture", openapi_extra=_EDIT_BODY)
     async def images_edits(request: Request) -> ImagesAnswer:
         body, files = await _edit_of(request)
         return await _while_there(request, service.edit(body, files))
 
-    @app.get("/v1/models", responses=_FAILURES)
+    @app.get("/v1/models", responses=_FAILURES, summary="The model, and what it can do")
     async def models() -> ModelsAnswer:
         return ModelsAnswer(data=[await service.model()])
 
-    @app.get("/v1/models/{name:path}", responses=_FAILURES)
+    @app.get("/v1/models/{name:path}", responses=_FAILURES, summary="One model by its name")
     async def model(name: str) -> ModelAnswer:
         found = await service.model()
         if name != found.id:
@@ -150,26 +152,30 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_own_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/tokenize", responses=_FAILURES)
+    @app.post("/v1/tokenize", responses=_FAILURES, summary="The tokens of a picture, and their map")
     async def tokenize(body: TokenizeRequest, request: Request) -> TokensAnswer:
         return await _while_there(request, service.tokenize(body))
 
-    @app.post("/v1/reconstruct", responses=_FAILURES)
+    @app.post("/v1/reconstruct", responses=_FAILURES, summary="What a picture's tokens hold of it")
     async def reconstruct(body: LookRequest, request: Request) -> ReconstructAnswer:
         return await _while_there(request, service.reconstruct(body))
 
-    @app.post("/v1/segment", responses=_FAILURES)
+    @app.post("/v1/segment", responses=_FAILURES, summary="The region that some words mean")
     async def segment(body: SegmentRequest, request: Request) -> SegmentAnswer:
         return await _while_there(request, service.segment(body))
 
 
 def _add_status_routes(app: FastAPI, service: Service, figures: Figures) -> None:
-    @app.get("/health")
+    @app.get("/health", summary="Whether the process is there")
     async def health() -> StatusAnswer:
         """The process is there."""
         return StatusAnswer(status="ok")
 
-    @app.get("/ready", responses={503: {"model": ErrorAnswer, "description": "The model is not ready yet."}})
+    @app.get(
+        "/ready",
+        summary="Whether the model can be asked",
+        responses={503: {"model": ErrorAnswer, "description": "The model is not ready yet."}},
+    )
     async def ready() -> StatusAnswer:
         """The model has been loaded and warmed up."""
         try:
@@ -181,7 +187,12 @@ def _add_status_routes(app: FastAPI, service: Service, figures: Figures) -> None
             raise errors.ProblemError(problem) from None
         return StatusAnswer(status="ready")
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get(
+        "/metrics",
+        summary="Figures for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)

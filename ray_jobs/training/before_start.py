@@ -17,6 +17,9 @@ from setok.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
+BEST_OF_SWEEP = "-best"
+"""What a sweep's name has behind it in the name of its best trial's run."""
+
 
 def find_start(config: TrainConfig) -> Path | None:
     """The checkpoint that a run goes on from, told to whoever started it; ``None`` for a new run.
@@ -87,11 +90,23 @@ def check_beginning(config: TrainConfig) -> None:
     """Refuse a new run whose ``checkpoint.init_from`` is missing, or is of another model."""
     if config.checkpoint.init_from is None:
         return
-    source = checkpoint.resolve(config.checkpoint.init_from)
+    try:
+        source = checkpoint.resolve(config.checkpoint.init_from)
+    except CheckpointError as error:
+        if (best := _sweeps_best(config.checkpoint.init_from)) is None:
+            raise
+        raise CheckpointError(error.problem, f"train it first: python -m ray_jobs.train --config {best}") from error
     if config.stage != "tokenizer":
         from setok.stages.setokim import check_source  # brings in torch
 
         check_source(source, config)
+
+
+def _sweeps_best(run: str) -> Path | None:
+    """The config of a run that a sweep has named but not trained, its best one; ``None`` for all other runs."""
+    folder = Path(run)
+    best = folder.with_name(folder.name.removesuffix(BEST_OF_SWEEP)) / "best.yaml"
+    return best if folder.name.endswith(BEST_OF_SWEEP) and best.is_file() else None
 
 
 def check_cluster(config: TrainConfig) -> None:
@@ -147,7 +162,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         }
     )
     init_from, store = config.checkpoint.init_from, config.checkpoint.store
-    perceptual = config.loss.perceptual_path
+    perceptual, features = config.loss.perceptual_path, config.data.features
     validation = config.validation and config.validation.model_copy(
         update={
             "data": absolute(config.validation.data),
@@ -158,7 +173,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return config.model_copy(
         update={
             "output_dir": absolute(config.output_dir),
-            "data": config.data.model_copy(update={"train": entries}),
+            "data": config.data.model_copy(update={"train": entries, "features": features and absolute(features)}),
             "loss": config.loss.model_copy(update={"perceptual_path": perceptual and absolute(perceptual)}),
             "setokim": setokim,
             "validation": validation,

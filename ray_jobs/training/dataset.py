@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from ray_jobs.training.packs import PackBuilder, Packing, build_packs, count_pac
 from setok.config import AugmentConfig, DataConfig, TrainConfig
 from setok.data.augment import Augmenter
 from setok.data.decode import STORED_COLUMNS, Columns, decode_rows, padding_columns
+from setok.data.features import COLUMN as FEATURES
+from setok.data.features import FeatureSet, features_of, read_several
 from setok.data.images import configure_opencv
 from setok.data.plan import Plan, block_positions, num_blocks, step_of
 from setok.data.schema import Manifest
@@ -58,6 +61,8 @@ class DataSpec:
     augment: AugmentConfig | None
     packing: Packing | None
     """Rows of the stream are packs of samples; without it they are samples."""
+    features: tuple[FeatureSet, ...]
+    """Of the frozen encoder, one for each set; empty where they are not kept."""
     start_step: int
     stop_step: int
     steps_per_block: int
@@ -94,6 +99,7 @@ class DataSpec:
             fit_multiple=config.model.fit_multiple,
             augment=config.data.augment,
             packing=packing,
+            features=features_of(config),
             start_step=start_step,
             stop_step=config.train.steps,
             steps_per_block=config.data.steps_per_block,
@@ -133,7 +139,9 @@ class DataSpec:
     @property
     def row_bytes(self) -> int:
         """Size of a row as it travels; of packs, about."""
-        return 3 * self.image_size**2 + _OTHER_BYTES if self.packing is None else self.packing.builder.row_bytes
+        if self.packing is not None:
+            return self.packing.builder.row_bytes
+        return image_row_bytes(self.image_size, self.features)
 
     @property
     def num_blocks(self) -> int:
@@ -223,7 +231,7 @@ class ImageDecoder(Decoder):
 
     def _decoded(self, positions: Int64[np.ndarray, " n"]) -> Columns:
         source, row, epoch = self.plan.samples_at(positions)
-        return decode_rows(
+        columns = decode_rows(
             self._stored(source, row),
             image_size=self.spec.image_size,
             with_segments=False,
@@ -231,9 +239,15 @@ class ImageDecoder(Decoder):
             augmenter=self._augmenter,
             epochs=epoch,
         )
+        if self.spec.features:
+            columns[FEATURES] = read_several(self.spec.features, source, row)
+        return columns
 
     def _padding(self) -> Columns:
-        return padding_columns(image_size=self.spec.image_size, fit_multiple=self.spec.fit_multiple)
+        columns = padding_columns(image_size=self.spec.image_size, fit_multiple=self.spec.fit_multiple)
+        if self.spec.features:  # any will do that are like others
+            columns[FEATURES] = self.spec.features[0].read(np.zeros(1, np.int64))
+        return columns
 
 
 class PackDecoder(Decoder):
@@ -273,22 +287,28 @@ def open_decoder(spec: DataSpec) -> Decoder:
 # ---------------------------------------------------------------- the dataset
 
 
+def image_row_bytes(image_size: int, features: Sequence[FeatureSet]) -> int:
+    """Size of a picture's row as it travels, with what its encoder made of it where that is kept."""
+    return 3 * image_size**2 + _OTHER_BYTES + (features[0].row_bytes if features else 0)
+
+
 def check_block_size(config: TrainConfig, *, num_workers: int) -> None:
     """Refuse blocks that Ray Data would cut.
 
     Raises:
         ConfigError: naming the largest ``data.steps_per_block`` that fits.
     """
-    side = config.model.image_size
+    side, features = config.model.image_size, features_of(config)
     samples = config.with_workers(num_workers).gradient_accumulation_steps * config.train.micro_batch_size
-    step_bytes = samples * (3 * side * side + _OTHER_BYTES)
+    step_bytes = samples * image_row_bytes(side, features)
     fits = MAX_BLOCK_BYTES // step_bytes
     if config.data.steps_per_block <= fits:
         return
     problem = (
         f"data.steps_per_block={config.data.steps_per_block} makes blocks of"
-        f" {config.data.steps_per_block * step_bytes / 2**20:.0f} MiB ({samples} images of {side} × {side} pixels in"
-        f" each step of a worker), and {MAX_BLOCK_BYTES / 2**20:.0f} MiB is the most"
+        f" {config.data.steps_per_block * step_bytes / 2**20:.0f} MiB ({samples} images of {side} × {side} pixels"
+        f"{' with their features' if features else ''} in each step of a worker), and"
+        f" {MAX_BLOCK_BYTES / 2**20:.0f} MiB is the most"
     )
     if fits:
         raise ConfigError(problem, f"--set data.steps_per_block={fits}")

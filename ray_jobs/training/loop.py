@@ -14,6 +14,7 @@ import torch
 
 from ray_jobs.training import memory
 from ray_jobs.training.engine import Engine, build_engine
+from ray_jobs.training.features import check_encoder, load_weights
 from ray_jobs.training.machine import WorkerContext, limit_collectives
 from ray_jobs.training.pulse import Pulse
 from ray_jobs.training.requests import Request, Requests
@@ -31,7 +32,7 @@ from setok.data.plan import rank_slots
 from setok.ema import WeightAverage
 from setok.errors import DataError
 from setok.optim import learning_rate_factor
-from setok.stages import Stage, build_stage, load_initial_weights
+from setok.stages import Stage, build_stage
 
 
 def train_loop(config: TrainConfig, worker: WorkerContext) -> None:
@@ -190,12 +191,10 @@ def agree_on_start(config: TrainConfig, worker: WorkerContext) -> Path | None:
 def build(config: TrainConfig, worker: WorkerContext, start: Path | None) -> tuple[Stage, dict[str, Engine]]:
     """The stage and an engine for each of its modules, with weights and optimizer state of ``start``."""
     stage = build_stage(config)
-    source = start or (checkpoint.resolve(config.checkpoint.init_from) if config.checkpoint.init_from else None)
+    load_weights(stage, config, start)
+    check_encoder(config, stage)
     engines = {}
-    for name, module in stage.modules.items():
-        if source is not None and (start or checkpoint.holds(source, name)):
-            load = checkpoint.load_model if start else load_initial_weights
-            load(source, module, name)
+    for module in stage.modules.values():
         module.to(worker.device).train()
     for name, module in stage.modules.items():
         engines[name] = build_engine(name, module, stage.optimizer(name), config, worker.device)

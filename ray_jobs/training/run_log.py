@@ -27,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
 LOG_LINE_SECONDS = 60.0
+OF_ALL_MODULES = ("loss", "grad_norm")
+"""What is logged of every module's turn, besides the parts of its loss."""
+OF_EVERY_RUN = (
+    *("train/learning_rate", "train/skipped_updates", "data/bad_samples"),
+    *("perf/images_per_second", "perf/step_seconds", "perf/data_wait_fraction", "perf/train_seconds"),
+    *("perf/save_wait_seconds", "perf/save_blocked_seconds", "perf/save_write_seconds"),
+    *("perf/straggler_ratio", "perf/straggler_rank"),
+)
+"""Names of all other numbers, some of which need several workers or a save."""
 EVALUATIONS_SECONDS = 5.0
 """Between two looks for what is known of checkpoints."""
 

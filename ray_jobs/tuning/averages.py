@@ -51,11 +51,13 @@ class Interval:
         return cls(mean=mean, half=quantile * deviation / math.sqrt(count), count=count)
 
     def told(self) -> str:
-        """For people."""
-        mean = f"{self.mean:,.0f}" if abs(self.mean) >= _WHOLE else f"{self.mean:.3g}"
-        if self.half is None:
-            return mean
-        return f"{mean} ± " + (f"{self.half:,.0f}" if self.half >= _WHOLE else f"{self.half:.2g}")
+        """For people: the interval to two digits, and the mean as far as it goes, for further ones would say nothing."""
+        if not self.half or not math.isfinite(self.half):
+            mean = f"{self.mean:,.0f}" if abs(self.mean) >= _WHOLE else f"{self.mean:.3g}"
+            return mean if self.half is None else f"{mean} ± {self.half:.2g}"
+        exponent = math.floor(math.log10(float(f"{self.half:.1e}")))  # rounding may carry: 0.0996 is 0.10
+        places = max(0, 1 - exponent)
+        return f"{self.mean:,.{places}f} ± {self.half:,.{places}f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
-"""Metrics as people call them, in tables and on pages."""
+"""Metrics and settings as people call them, in tables and on pages."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from setok.config import THEN
 
@@ -28,6 +30,36 @@ _NAMES = {
     "eval/segment/ciou": "cIoU of masks",
     "eval/segment/references/constant/giou": "gIoU of one mask for all",
 }
+_BESIDE = {
+    "eval/vqa/blind": ("eval/vqa/accuracy", "with a gray picture"),
+    "eval/vqa/constant": ("eval/vqa/accuracy", "most frequent answer of the type"),
+    "eval/vqa/by_question": ("eval/vqa/accuracy", "most frequent answer to these words"),
+    "eval/segment/references/constant/giou": ("eval/segment/giou", "one mask for all"),
+}
+"""References: the figure that each stands beside, and what it is called there."""
+
+
+def beside(metric: str) -> tuple[str, str] | None:
+    """The metric that one is a reference of, and what it is called beside it; ``None`` for a figure of its own."""
+    own = metric.removeprefix(f"{THEN}/")
+    if own not in _BESIDE:
+        return None
+    figure, name = _BESIDE[own]
+    return metric.removesuffix(own) + figure, name
+
+
+def setting_names(keys: Iterable[str]) -> dict[str, str]:
+    """Dotted keys in words: their last parts, more where those are the same, and which stage if it is the second."""
+    whole = {key: key.removeprefix(f"{THEN}.").split(".") for key in keys}
+    named = {}
+    for key, parts in whole.items():
+        others = [other for other in whole.values() if other != parts]
+        length = next(
+            (n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others)), len(parts)
+        )
+        words = " ".join(parts[-length:]).replace("_", " ")
+        named[key] = f"{words}, second stage" if key.startswith(f"{THEN}.") else words
+    return named
 
 
 def name_of(metric: str) -> str:

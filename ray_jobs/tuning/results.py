@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from ray_jobs.training.before_start import BEST_OF_SWEEP
 from ray_jobs.tuning.averages import groups_of
 from ray_jobs.tuning.space import then_config, train_config
 from ray_jobs.tuning.trials import Trial
@@ -87,6 +88,11 @@ def importance(values: Sequence[Any], figures: Sequence[float]) -> float | None:
     return float(np.clip(1 - within / total, 0.0, 1.0))
 
 
+def chance(values: Sequence[Any]) -> float:
+    """What a setting that changes nothing explains on average: (groups − 1) / (trials − 1); see ``importance``."""
+    return (len(set(_groups(values))) - 1) / (len(values) - 1) if len(values) > 1 else 0.0
+
+
 def _groups(values: Sequence[Any]) -> list[int]:
     names = [json.dumps(value, sort_keys=True) for value in values]
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
@@ -140,14 +146,18 @@ def write_best(sweep: TuneConfig, best: Trial) -> Path:
 
     Its second stage is in ``best_then.yaml``, and starts from that run.
     """
-    config = train_config(sweep, best.values, name=f"{sweep.name}-best", output_dir=sweep.output_dir)
+    config = train_config(sweep, best.values, name=f"{sweep.name}{BEST_OF_SWEEP}", output_dir=sweep.output_dir)
     store = config.checkpoint.model_copy(update={"store": sweep.train.checkpoint.store})
     config = config.model_copy(update={"checkpoint": store})
     values = ", ".join(f"{key}={value}" for key, value in best.values.items())
     about = f"# The best trial of the sweep {sweep.name}, number {best.number}: {values}\n"
     then = then_config(sweep, best.values, config)
     if then is not None:
-        _write(sweep.run_dir / BEST_THEN, about + dump_config(then))
+        own = {"name": f"{config.name}-then", "output_dir": sweep.output_dir}
+        checkpoint = then.checkpoint.model_copy(update={"store": sweep.train.checkpoint.store})
+        first = f"# It starts from the run of {BEST}: train that first\n"
+        then = then.model_copy(update=own | {"checkpoint": checkpoint})
+        _write(sweep.run_dir / BEST_THEN, about + first + dump_config(then))
     return _write(sweep.run_dir / BEST, about + dump_config(config))
 
 

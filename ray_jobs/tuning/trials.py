@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from ray_jobs.training.stopping import STOP
@@ -29,6 +30,8 @@ from setok.data.storage import beside
 TRIALS = "trials"
 _TRIAL, _HALTED, _RESULT = "trial.json", "halted.json", "result.json"
 State = Literal["done", "halted", "failed"]
+AVERAGED = frozenset({"train/sequence_tokens"})
+"""What a step happens to have, which does not change as the training goes on: one step's value says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Result:
     state: State
     """``done``: all steps; ``halted``: it ended early, because others were better; ``failed``: see ``reason``."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """The newest value of everything that was logged."""
+    """The newest value of everything that was logged; of ``AVERAGED`` the mean."""
     reason: str = ""
     time: float = 0.0
     """When it ended, in seconds since 1970."""
@@ -113,7 +116,8 @@ class Trial:
         return {int(row["step"]): row[metric] for row in read_metrics(self.folder) if metric in row}
 
     def metrics(self) -> dict[str, float]:
-        """The newest value of everything that was logged, evaluations included; of a second stage under ``then/``."""
+        """The newest value of everything that was logged, evaluations included, and the mean of what is in ``AVERAGED``; of a
+        second stage under ``then/``."""
         first = _newest(self.folder, self.home)
         second = _newest(self.folder / THEN, beside(str(self.home), f"/{THEN}"))
         return first | {f"{THEN}/{name}": value for name, value in second.items()}
@@ -171,9 +175,11 @@ class Trials:
 
 
 def _newest(folder: Path, home: str | Path) -> dict[str, float]:
-    """The newest value of everything that a run logged."""
+    """The newest value of everything that a run logged, and means of what only comes and goes."""
     rows = [{name: value for name, value in row.items() if name != "time"} for row in read_metrics(folder)]
     newest = {name: value for row in rows for name, value in row.items()}
+    for name in AVERAGED & newest.keys():
+        newest[name] = fmean(row[name] for row in rows if name in row)
     evaluations = Evaluations(home)
     for step in evaluations.steps():
         if (one := evaluations.read(step)) is not None:

@@ -68,6 +68,10 @@ class DataConfig(Section):
     decode_cpus: float = Field(0.5, gt=0.0)
     augment: AugmentConfig | None = None
     """``null`` shows the square in the middle of every picture, as evaluation always does."""
+    features: str | None = None
+    """A folder for what a frozen encoder makes of every picture of the sets (tokenizer stage): computed once, and read by every
+    run that names the folder and has the same encoder, pictures, precision and micro-batch. ``null`` computes it in every step.
+    Pays for encoders of more than a layer or two. The folder must be one that all nodes see, and is never emptied."""
     max_bad_fraction: float = Field(0.05, ge=0.0, le=1.0)
     """Stop when a larger share of the samples cannot be decoded."""
 

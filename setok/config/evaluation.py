@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -64,6 +64,8 @@ class EvaluateConfig(Job):
     """``ema``: the running average where the run kept one (``train.ema_decay``); ``raw``: where its last step landed."""
     sampling_steps: int | None = Field(None, ge=0)
     """Steps of a flow decoder: ``null`` takes those of its config, 0 shows the plain decoder's picture beneath it."""
+    clustering: dict[str, Any] = {}
+    """Tokenizers: changes to the trained clustering, such as ``{stop_mass: 8.0}`` for another threshold; empty for none."""
     references: bool = True
     """Also measure what needs no training: mean image, grid pooling, clustering of raw colour."""
     num_pictures: int = Field(12, ge=0)

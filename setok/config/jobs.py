@@ -171,6 +171,7 @@ class TrainConfig(Job):
                 f"--set scaling.collective_timeout_s={2 * commits:g}, or lower checkpoint.commit_timeout",
             )
         self._check_stage()
+        self._check_features()
         self._check_validation()
         parts = PARTS[self.stage == "tokenizer"]
         for part in self.optim.learning_rate_scale:
@@ -229,6 +230,31 @@ class TrainConfig(Job):
                     did_you_mean(task, allowed) if allowed else "leave validation.tasks out",
                 )
 
+    def _check_features(self) -> None:
+        """Refuse to keep features that would not be the same in every step."""
+        kept = self.data.features
+        if kept is None:
+            return
+        said = f"data.features={kept} keeps what a frozen encoder makes of the pictures, and"
+        if self.stage != "tokenizer":
+            raise ConfigError(f"{said} stage={self.stage} reads packed rows", "--set data.features=null")
+        if (scale := self.optim.learning_rate_scale.get("encoder")) != 0:
+            trained = "is missing" if scale is None else f"is {scale:g}"
+            raise ConfigError(
+                f"{said} this one is trained: optim.learning_rate_scale.encoder {trained}",
+                "--set optim.learning_rate_scale.encoder=0, or data.features=null",
+            )
+        if self.data.augment is not None:
+            raise ConfigError(
+                f"{said} data.augment shows another view of them every time",
+                "--set data.augment=null, or data.features=null",
+            )
+        if "://" in kept:
+            raise ConfigError(
+                f"{said} they are read at random places, which {kept} is too slow for",
+                "give a folder that all nodes see",
+            )
+
     def _check_stage(self) -> None:
         """Refuse settings of another stage, so that a run never seems to depend on them."""
         others = _SETOKIM_SECTIONS if self.stage == "tokenizer" else _TOKENIZER_SECTIONS
@@ -278,6 +304,11 @@ class TrainConfig(Job):
             raise ConfigError(
                 f"sequence.max_length={sequence.max_length} is above setokim.language_model.max_positions={model.max_positions}",
                 f"--set setokim.language_model.max_positions={sequence.max_length}",
+            )
+        if model.dtype == "bf16" and model.train == "full":
+            raise ConfigError(
+                "setokim.language_model.dtype=bf16 with train=full: in bf16 most updates are too small to change a weight",
+                "set setokim.language_model.dtype=fp32 (train.precision=bf16 computes in bf16 all the same), or train=lora",
             )
         if self.optim.kind == "muon" and model.train != "full":
             raise ConfigError(

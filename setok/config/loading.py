@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -29,6 +30,10 @@ JOBS: dict[str, type[Job]] = {
     "pipeline": PipelineConfig,
     "serve": ServeConfig,
 }
+
+
+_CLOSE = 0.6
+"""Names that are less alike are no misspellings of each other."""
 
 
 def list_presets() -> list[str]:
@@ -112,7 +117,7 @@ def _read(name: str | Path) -> dict[Any, Any]:
 def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
     """Replace every mapping with ``extends: PRESET`` by that preset, changed by the mapping's other keys.
 
-    ``extends: PRESET/dotted.key`` takes one section of the preset.
+    ``extends: PRESET/dotted.key`` takes one section of the preset. A ``space`` takes the place of the preset's.
     """
     if isinstance(node, list):
         return [_resolve(item, trail) for item in node]
@@ -141,10 +146,14 @@ def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
     return _merge(base, node)
 
 
+_WHOLE = ("space",)
+"""Sections that are one thing: whoever writes one has all of it, and nothing of the preset's."""
+
+
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key not in _WHOLE
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 
@@ -239,13 +248,35 @@ def _explain(kind: type[BaseModel], error: Any, path: str) -> str:
     if error["type"] == "extra_forbidden":
         *parents, unknown = error["loc"]
         section = _section_at(kind, parents)
-        return f"unknown key {path!r}" + (f": {did_you_mean(str(unknown), section.model_fields)}" if section else "")
+        return f"unknown key {path!r}" + (f": {_meant(section, parents, str(unknown))}" if section else "")
     if error["type"] == "missing":
         return f"{path} is required and missing"
     value = repr(error["input"])
     value = value if len(value) <= 100 else f"{value[:99]}…"
     message = error["msg"].replace("valid tuple", "valid list")  # YAML knows no tuples
     return f"{path}={value}: {message[0].lower()}{message[1:]}"
+
+
+def _meant(section: type[BaseModel], parents: Sequence[Any], unknown: str) -> str:
+    """The key that an unknown one stands for: of its section, or, as a whole key, of a section below where that is closer."""
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, unknown, name).ratio()
+
+    below = dict(_keys_below(section))
+    best = max(below, key=lambda key: likeness(below[key]), default="")
+    if best and likeness(below[best]) > max(_CLOSE, *map(likeness, section.model_fields)):
+        return f"did you mean {'.'.join(map(str, (*parents, best)))!r}?"
+    return did_you_mean(unknown, section.model_fields)
+
+
+def _keys_below(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Dotted keys of all settings in sections of a section, and their last parts."""
+    for field, info in section.model_fields.items():
+        inner = None if get_origin(info.annotation) in (tuple, list, dict) else _model_in(info.annotation)
+        if inner is not None:
+            yield from ((f"{field}.{name}", name) for name in inner.model_fields)
+            yield from ((f"{field}.{key}", name) for key, name in _keys_below(inner))
 
 
 def _section_at(kind: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:

@@ -39,7 +39,7 @@ class LanguageModelConfig(Section):
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     """``flash_attention_2`` needs the flash-attn package, a GPU, and bf16; packed samples then cost no masked work."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    """Of the weights that are read from ``path``."""
+    """Of the base weights; ``bf16`` for those that do not learn. ``train.precision`` is what they compute in."""
     quantization: Literal["8bit", "4bit"] | None = None
     """Keep the base weights of ``path`` in 8 or 4 bits (bitsandbytes, GPU only); they must then be frozen."""
     train: Literal["full", "lora", "frozen"] = "full"

@@ -18,7 +18,8 @@ class ThresholdsConfig(Job):
     title: str = "What the threshold buys"
     """Headline of the page."""
     checkpoint: str
-    """A tokenizer run (its newest good checkpoint is taken; with ``@best`` its best) or a checkpoint."""
+    """A tokenizer run (its newest good checkpoint is taken; with ``@best`` its best), a checkpoint, or a folder that
+    ``setok.export`` wrote."""
     data: str
     """An ingested set; with segments, ARI and mIoU are measured too."""
     limit: int | None = Field(None, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -226,9 +227,12 @@ class TuneConfig(Job):
             of_then = metric.startswith(f"{THEN}/")
             own = metric.removeprefix(f"{THEN}/")
             if not own.startswith(METRIC_GROUPS):
+                group, _, name = own.partition("/")
+                close = difflib.get_close_matches(group, [known[:-1] for known in METRIC_GROUPS], n=1, cutoff=0.5)
+                meant = f"did you mean '{metric.removesuffix(own)}{close[0]}/{name}'? " if close and name else ""
                 raise ConfigError(
                     f"objectives, figures or questions name {metric!r}, which is no metric",
-                    f"metrics begin with {', '.join(METRIC_GROUPS)}: for example train/loss or eval/psnr; those of the"
+                    f"{meant}metrics begin with {', '.join(METRIC_GROUPS)}: for example train/loss or eval/psnr; those of the"
                     f" second stage with {THEN}/ in front",
                 )
             if of_then and self.then is None:

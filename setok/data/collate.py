@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from setok.batch import ImageTextBatch, SequenceBatch
 from setok.data.decode import STORED_COLUMNS, Columns, decode_rows
+from setok.data.features import COLUMN
 from setok.data.pack import TOKEN_COLUMNS
 
 __all__ = ["STORED_COLUMNS", "Columns", "columns_to_sequences", "decode_rows", "rows_to_batch"]
@@ -27,7 +30,14 @@ def rows_to_batch(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> ImageTex
         segments=None if segments is None else torch.from_numpy(np.array(segments, np.int64)),
         sizes=None if sizes is None else torch.from_numpy(np.array(sizes, np.int64)),
         is_thing=() if segments is None else tuple(tuple(json.loads(text)) for text in columns["is_thing"]),
+        features=_features(columns[COLUMN]) if COLUMN in columns else None,
     )
+
+
+def _features(stored: np.ndarray | Sequence[Any]) -> Float[Tensor, "batch patches width"]:
+    """Features as the encoder gave them; NumPy knows no bfloat16, whose bits travel as whole numbers."""
+    kept = torch.from_numpy(np.array(stored))
+    return kept.view(torch.bfloat16) if kept.dtype == torch.int16 else kept
 
 
 def columns_to_sequences(columns: Mapping[str, np.ndarray | Sequence[Any]], *, image_size: int) -> SequenceBatch:

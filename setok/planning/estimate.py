@@ -119,7 +119,9 @@ def estimate(config: TrainConfig, cluster: Cluster, hardware: Hardware, tracer: 
     saved, kept = checkpoint_bytes(config, seen), config.checkpoint.keep + config.checkpoint.keep_best + 1
     data = round(images * assumed.image_kb * 1e3)
     rates = [sum(getattr(node, kind) * count for _, node, count in cluster.nodes) for kind in ("on_demand", "spot")]
-    on_demand, spot = (seconds / HOUR * rate if cluster.has_prices else None for rate in rates)
+    on_demand, spot = (
+        seconds / HOUR * rate if cluster.has_prices and math.isfinite(seconds) else None for rate in rates
+    )
     return Estimate(
         config=config,
         cluster=cluster,
@@ -200,8 +202,8 @@ def _speed(config: TrainConfig, cluster: Cluster, seen: Trace, assumed: Assumpti
         slowest = min((node.tflops for node in hosts), default=0.0)
         rate = slowest * TERA * assumed.efficiency
     else:
-        threads = config.train.threads_per_worker or max(1.0, cluster.cpus / workers)
-        rate = min(threads, cluster.cpus / workers) * assumed.cpu_gflops * 1e9
+        share = min(node.cpus for node in hosts) / workers_on_a_node(config, cluster)
+        rate = min(config.train.threads_per_worker or share, share) * assumed.cpu_gflops * 1e9
     compute = flops / rate if rate else math.inf
     communication = _communication_bytes(config, seen) / (_bandwidth(config, cluster) * assumed.link_efficiency)
     busy = compute + (1 - assumed.overlap) * communication

@@ -27,6 +27,7 @@ from setok.planning.parts import build_modules, concept_tower, layers_of, quanti
 from setok.planning.pretend import Pretend, size_of
 from setok.stages.base import block_matrices
 from setok.stages.setokim import SequenceContext, SetokimTask, head_matrices
+from setok.stages.tokenizer import TokenizerTask
 
 FEW_LAYERS = 4
 """Language models of more layers are gone through with so many, and with one less."""
@@ -156,6 +157,12 @@ def _tokenizer_step(
     batch, context = image_batch(config, samples, concept_tower(config.concepts)[0])
     if given is not None:
         batch = replace(given, pixel_values=without_values(given.pixel_values.shape, torch.uint8))
+    if config.data.features is not None:  # they come with the batch, and the encoder has nothing to do
+        task = modules["model"]
+        assert isinstance(task, TokenizerTask)
+        encoder = task.tokenizer.encoder
+        rows, columns = encoder.grid(config.model.image_size, config.model.image_size)
+        batch = replace(batch, features=torch.empty(len(batch), rows * columns, encoder.width))
     size = pretend.live - before
     turns = [_turn(name, module, (batch, context), config, pretend) for name, module in modules.items()]
     return Trace(turns=tuple(turns), batch=size, prepare=0, prepare_flops=0, images=len(batch), tokens=0)

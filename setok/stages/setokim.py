@@ -34,6 +34,8 @@ STATISTICS = {"text_accuracy": ("text_correct", "text"), "stop_accuracy": ("stop
     "mask_iou": ("mask_dice_iou", "mask_dice")
 }
 """Figures for the log: a sum of ``SetokimOutput.statistics`` over the targets of a term."""
+PARTS = (*TERMS, *STATISTICS, "tokens", "sequence_tokens")
+"""Names of all parts of ``LossOutput``; those without targets in a step are left out."""
 NORMALIZER_TOKENS = 20_000
 """Visual tokens that the statistics of the denoising network's normaliser are taken from; after that they stand still."""
 

@@ -34,6 +34,12 @@ from setok.stages.base import block_matrices, freeze
 
 logger = logging.getLogger(__name__)
 
+PARTS = (
+    *("l1", "l2", "flow", "perceptual", "contrast", "feature_target", "distillation", "adversarial"),
+    *("tokens", "psnr", "discriminator"),
+)
+"""Names of all parts of ``LossOutput``, of both turns; those whose weight is 0 are left out."""
+
 
 class TokenizerTask(nn.Module):
     """SeTok with the heads and losses that train it."""
@@ -66,7 +72,9 @@ class TokenizerTask(nn.Module):
         """This micro-batch's share of the global mean loss."""
         patch_mask, real = self.tokenizer.patch_mask(batch.pixel_values, batch.sizes), batch.pixel_mask
         with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
-            encoded = self.tokenizer.encoder(batch.pixel_values, patch_mask)
+            encoded = batch.features
+            if encoded is None:
+                encoded = self.tokenizer.encoder(batch.pixel_values, patch_mask)
             visual = self.tokenizer.tokenize_features(encoded, batch.pixel_values, patch_mask=patch_mask)
             strayed = self.teacher(batch.pixel_values, encoded, patch_mask) if self.loss.distillation else None
             size = (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1])

@@ -114,6 +114,27 @@ def test_two_workers_equal_one(pictures: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(got[step], values, rtol=2e-4, atol=1e-5, err_msg=f"step {step}")
 
 
+def test_two_workers_read_the_kept_features_of_a_frozen_encoder(pictures: Path, tmp_path: Path) -> None:
+    frozen = {"optim": {"learning_rate_scale": {"encoder": 0.0}}}
+    computed = train(run_config(pictures, tmp_path, "computed", **frozen))
+    folder = tmp_path / "features"
+    kept = train(
+        run_config(
+            pictures,
+            tmp_path,
+            "kept",
+            data={"features": str(folder)},
+            scaling={"num_workers": 2, "cpus_per_worker": 0.5, "engine": "torch"},
+            **frozen,
+        )
+    )
+    assert len(list(folder.glob("*/*.npy"))) == 1, "computed by the workers' processes, before the training"
+    one, two = losses(computed), losses(kept)
+    assert one.keys() == two.keys()
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=1e-4)
+
+
 def test_whole_pictures_with_padding_are_trained_and_measured(pictures: Path, tmp_path: Path) -> None:
     """Of 20 × 24 pixels, 12 × 16 remain in the square of 16; the others count nowhere."""
     model = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from setok.config import (
     Job,
     PipelineConfig,
     TrainConfig,
+    TuneConfig,
     build,
     dump_config,
     list_presets,
@@ -27,6 +29,11 @@ from tests import fakes
 
 NUM_PRESETS = 22
 TRAIN = {"job": "train", "name": "x", "data": {"train": [{"path": "d"}]}}
+HALF_LEARNS = {
+    "stage": "pretrain",
+    "setokim": {"text_tokenizer": "w", "language_model": {"dtype": "bf16"}},
+    "checkpoint": {"init_from": "runs/x"},
+}
 INGEST = {"job": "ingest", "name": "x", "sources": [{"kind": "folder", "path": "p"}], "output": "o"}
 
 
@@ -143,6 +150,7 @@ def test_configs_do_not_change() -> None:
             "loss.perceptual=0",
         ),
         ({"concepts": {"prompt": "A photo"}}, "'A photo'", "{}"),
+        (HALF_LEARNS, "dtype=bf16 with train=full", "precision=bf16"),
     ],
 )
 def test_contradictions_say_what_to_change(change: dict[str, Any], problem: str, remedy: str) -> None:
@@ -233,6 +241,37 @@ def test_wrong_overrides_are_errors(override: str, expected: str, tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         load_config(TrainConfig, write(tmp_path, "a.yaml", TRAIN), [override])
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset", "override"),
+    [
+        (TuneConfig, "sweep_scenes", "train.stpes=4"),
+        (TuneConfig, "sweep_tokenizers", "then.stpes=4"),
+        (TuneConfig, "sweep_scenes", "train.sharpnes=4"),
+        (TuneConfig, "sweep_scenes", "train.train.stpes=4"),
+        (TrainConfig, "tokenizer_demo", "stpes=4"),
+        (TrainConfig, "tokenizer_demo", "model.sharpnes=4"),
+        (PipelineConfig, "demo", "tokenizer.stpes=4"),
+    ],
+)
+def test_the_key_that_is_suggested_would_be_taken(kind: type[Job], preset: str, override: str) -> None:
+    with pytest.raises(ConfigError, match="did you mean '") as caught:
+        load_config(kind, preset, [override])
+    wrong, _, value = override.partition("=")
+    meant = re.findall(r"did you mean '([a-z_.]+)'", str(caught.value))[0]
+    key = meant if "." in meant else ".".join([*wrong.split(".")[:-1], meant])
+    assert key.endswith((".steps", ".sharpness"))
+    assert load_config(kind, preset, [f"{key}={value}"]) != load_config(kind, preset)
+
+
+def test_a_space_takes_the_place_of_the_presets(tmp_path: Path) -> None:
+    own = {"loss.l1": {"values": [1.0, 2.0]}}
+    file = write(tmp_path, "a.yaml", {"extends": "sweep_scenes", "name": "mine", "space": own})
+    assert list(load_config(TuneConfig, file).space) == ["loss.l1"]
+    without = write(tmp_path, "b.yaml", {"extends": "sweep_scenes", "name": "mine"})
+    preset = load_config(TuneConfig, "sweep_scenes").space
+    assert load_config(TuneConfig, without).space == preset and len(preset) == 2
 
 
 def test_an_index_of_an_empty_list_says_to_give_the_list(tmp_path: Path) -> None:

@@ -219,6 +219,31 @@ def test_one_thing_that_is_wrong_is_told_as_what_it_is(tmp_path: Path, runs: dic
         evaluate(config_of(tmp_path, run, data, tasks=["tokens"]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "clustering", "expected"),
+    [
+        (
+            "setokim",
+            {"stop_mass": 4.0},
+            r"clustering=.* is for tokenizers, and .*stage=pretrain(.|\n)*that it started from",
+        ),
+        ("tokenizer", {"stop_mas": 4.0}, r"tokenizer: .*no 'stop_mas'(.|\n)*did you mean 'stop_mass'"),
+        (
+            "tokenizer",
+            {"stop_mass": -1.0},
+            r"stop_mass=-1.0 is no setting of the clustering: .*greater than or equal to 0",
+        ),
+        ("tokenizer", {"score_threshold": 0.5}, r"score_threshold=0.5 has no part in clustering.method=stick_breaking"),
+        ("tokenizer", {"feature_dim": 3}, r"feature_dim=3 is not that of the model"),
+    ],
+)
+def test_a_clustering_that_cannot_be_is_refused(
+    tmp_path: Path, runs: dict[str, Path], data: Path, kind: str, clustering: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        evaluate(config_of(tmp_path, runs[kind], data, clustering=clustering))
+
+
 def test_names_of_checkpoints() -> None:
     assert labels_of(["runs/a/tokenizer", "runs/b/tokenizer@best"]) == ["tokenizer", "tokenizer@best"]
     assert labels_of(["runs/a/tokenizer", "./runs/b/tokenizer"]) == ["a", "b"]

@@ -7,7 +7,7 @@ import yaml
 
 from ray_jobs import launch
 from setok.config import TrainConfig, dump_config
-from setok.errors import ConfigError, DataError
+from setok.errors import ConfigError, DataError, TrainingError
 from tests.fakes import train_config
 
 
@@ -107,3 +107,20 @@ def test_other_exceptions_keep_their_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         launch.run(main)
+
+
+@pytest.mark.parametrize("joins", [False, True], ids=["a Ray of our own", "a cluster"])
+def test_a_ray_that_does_not_start_in_time_is_told_in_a_line(joins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def slow(**settings: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because the raylet …")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(launch, "joins_cluster", lambda: joins)
+    with pytest.raises(TrainingError, match=r"did not start in time.*\n.*the same command again"):
+        launch.start_ray()
+    monkeypatch.setattr(ray, "init", lambda **settings: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        launch.start_ray()

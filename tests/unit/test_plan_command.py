@@ -58,6 +58,12 @@ def test_too_small_a_gpu_says_what_to_change(capsys: pytest.CaptureFixture[str])
     assert (code, second["fits"]) == (0, True)
 
 
+def test_what_never_ends_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = told(capsys, "--config", "tokenizer_demo", "--set", "scaling.use_gpu=true", "--nodes", "cpu16")
+    assert code == 2
+    assert found["seconds"] is found["speed"]["step_s"] is found["dollars"]["on_demand"] is None
+
+
 def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     plan.main(["--config", "tokenizer_demo", "--nodes", "cpu16"])
     shown = capsys.readouterr().out

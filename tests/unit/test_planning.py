@@ -99,6 +99,18 @@ def test_what_is_planned_with_twice_the_work_is_twice_the_arithmetic() -> None:
     assert 1.1 < recomputed.flops / one.flops < 4 / 3, "blocks go forward once more, all else does not"
 
 
+def test_with_kept_features_a_plan_has_no_work_for_the_encoder() -> None:
+    deep = ("optim.learning_rate_scale={encoder: 0.0}", "model.encoder.depth=6")
+    frozen, shallow = demo("tokenizer_demo", *deep), demo("tokenizer_demo", *deep[:1], "model.encoder.depth=0")
+    computed, kept, least = (
+        trace(config, Samples()) for config in (frozen, demo("tokenizer_demo", *deep, "data.features=kept"), shallow)
+    )
+    assert kept.flops < least.flops < computed.flops
+    patches, width, floats = 256, 96, 4
+    assert kept.batch - computed.batch == frozen.train.micro_batch_size * patches * width * floats
+    assert kept.turns[0].parameters == computed.turns[0].parameters, "it is saved with the model"
+
+
 def test_micro_batches_are_told_from_smaller_ones(words: Path) -> None:
     for name in ("tokenizer_demo", "instruct_demo"):
         config = demo(name, "train.micro_batch_size=8", "train.global_batch_size=8")
@@ -245,6 +257,16 @@ def test_time_and_money_by_hand() -> None:
     assert plan.seconds == pytest.approx(1000 * decode * 1.05)
     assert plan.dollars == pytest.approx(plan.seconds / 3600 * 2 * 55.0)
     assert plan.images == 1000 * 32
+
+
+def test_cpu_workers_have_the_cores_of_their_node_at_most() -> None:
+    hardware, config = load_hardware(), load_config(TrainConfig, "tokenizer_demo", ["train.threads_per_worker=null"])
+    one, many = (
+        estimate(config, parse_nodes([nodes], hardware), hardware, lambda *_: STEP) for nodes in ("cpu16:1", "cpu16:8")
+    )
+    assert many.speed.compute_s == one.speed.compute_s == pytest.approx(1e12 / (8 * 40e9)), (
+        "two workers share sixteen cores"
+    )
 
 
 def big(batch: int, activations: int = 30) -> Trace:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -500,6 +505,30 @@ def test_a_finished_split_is_kept_and_a_half_written_one_redone(tmp_path: Path) 
     assert (tmp_path / "coco/train2017/000000000001.jpg").stat().st_mtime_ns == before[
         tmp_path / "coco/train2017/000000000001.jpg"
     ][0]
+
+
+@pytest.mark.timeout(120)
+def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "setok.data.scenes", "--out", str(tmp_path), "--count", "100000"]
+    command += ["--processes", "2"]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    workers: list[psutil.Process] = []
+    try:
+        while len(list(tmp_path.rglob("*.jpg"))) < 20:
+            assert driver.poll() is None
+            time.sleep(0.1)
+        workers = psutil.Process(driver.pid).children(recursive=True)
+        assert len([one for one in workers if "spawn_main" in " ".join(one.cmdline())]) == 2
+        driver.kill()
+        driver.wait()
+        _, left = psutil.wait_procs(workers, timeout=60)
+        assert not left
+    finally:
+        for process in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        driver.kill()
+        driver.wait()
 
 
 def test_another_request_replaces_its_split_only(tmp_path: Path) -> None:

@@ -129,6 +129,10 @@ def test_everything_can_be_done_by_keyboard(page: Page) -> None:
     for _ in range(20 + count):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.name || ''"))
+    page.locator("input[name=task]").first.focus()
+    page.keyboard.press("ArrowRight")
+    ring = page.locator("#form .choice").evaluate("choice => getComputedStyle(choice).outlineStyle")
+    assert ring == "solid", "the frame clips what its labels would draw around themselves"
     assert {"map", "file", "sample", "threshold", "most", "reset", "view", "task", "words", "send"} <= reached
 
 
@@ -143,7 +147,10 @@ def test_talk(page: Page, task: str) -> None:
     expect(page.locator("#send")).to_be_visible()
     answer = page.locator("#log li").nth(1)
     assert answer.text_content() or answer.locator("img").count()
+    asked = page.locator("#log li").first.locator("small")
+    assert asked.count() == (task != "Ask")
     if task != "Ask":
+        assert asked.text_content() == task
         assert answer.locator("img").count() == 1
     assert page.locator("#problem").text_content() == ""
     if task == "Ask":
@@ -160,6 +167,7 @@ def test_problems_are_said(page: Page) -> None:
     page.locator("#words").fill("x")
     page.locator("#send").click()
     page.get_by_text("choose a picture first").wait_for()
+    expect(page.locator("#problem")).to_be_in_viewport()
 
 
 @needs_browser
@@ -171,6 +179,8 @@ def test_it_fits_a_phone_and_words_are_only_text(browser: Browser, address: str)
     expect(page.locator("#log li")).to_have_count(2)
     assert page.locator("#log img[src=x]").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator("#log").evaluate("log => log.replaceChildren()")
+    assert not page.locator("#log").is_visible()
     small = page.evaluate(
         """[...document.querySelectorAll('button, .button, .choice label')].filter(e => e.offsetParent)
             .map(e => e.getBoundingClientRect()).filter(b => b.height < 32 || b.width < 32).length"""
@@ -197,6 +207,10 @@ def test_the_description_is_shown(browser: Browser, address: str) -> None:
     page = opened(browser, f"{address}/docs")
     page.get_by_text("POST /v1/chat/completions").click()
     page.get_by_text("max_completion_tokens").wait_for()
+    page.get_by_text("list of TextPiece or ImagePiece").wait_for()
+    assert page.get_by_role("heading", name="AnswerMask").is_visible(), "what an answer holds is told, too"
+    assert "``" not in page.locator("main").inner_text()
+    assert page.locator("summary span:empty").count() == 0, "every route says what it is for"
     assert page.locator("details").count() == 11
     page.close()
 

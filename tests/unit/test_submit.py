@@ -175,6 +175,10 @@ def test_relative_paths_are_refused_for_other_machines(tmp_path: Path) -> None:
     check_paths(
         load_config(EvaluateConfig, "evaluate", ["checkpoint=/s/a", "data=s3://b/c", "output_dir=/s"]), tmp_path
     )
+    frozen = ["optim.learning_rate_scale={encoder: 0}", "output_dir=/s", "data.train.0.path=/s/data"]
+    kept = load_config(TrainConfig, "tokenizer", [*frozen, "data.features=kept"])
+    with pytest.raises(ConfigError, match=r"data.features=kept\n"):
+        check_paths(kept, tmp_path)
 
 
 def test_every_preset_names_its_job(tmp_path: Path) -> None:

@@ -108,6 +108,6 @@ def test_the_page_is_well_formed(tmp_path: Path) -> None:
     asked = config(title="<b>&", data="<script>")
     page = check(render_thresholds(asked, columns, num_images=1000, seconds=61.0, trained_value=2.0))
     assert page.unlabelled == [] and page.loads == []
-    assert "100 values of stop_mass" in page.text and "trained with 2" in page.text
+    assert "100 values of stop mass" in page.text and "trained with 2" in page.text
     assert page.tags.count("svg") == len(FIGURES) - 1 + 4
     assert 20 <= page.tags.count("tr") <= 30

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ray_jobs.reporting.scatter import interval_chart
 from ray_jobs.reporting.sweep import render_sweep
 from ray_jobs.tuning.averages import Interval, groups_of, write_averages
 from ray_jobs.tuning.results import best_of
@@ -35,6 +34,33 @@ def test_one_figure_has_no_interval_and_none_no_mean() -> None:
     assert one is not None
     assert (one.mean, one.half, one.told()) == (2.0, None, "2")
     assert Interval.of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "told"),
+    [
+        (18.8123, 0.0261, "18.812 ± 0.026"),
+        (18.8123, 0.0996, "18.81 ± 0.10"),
+        (0.8479, 0.3, "0.85 ± 0.30"),
+        (4.5, 6.353, "4.5 ± 6.4"),
+        (18.8, 12.4, "19 ± 12"),
+        (12345.6, 234.5, "12,346 ± 234"),
+        (1234.56, 0.0123, "1,234.560 ± 0.012"),
+        (5.0, 0.0, "5 ± 0"),
+        (0.5, None, "0.5"),
+    ],
+)
+def test_a_mean_is_told_as_far_as_its_interval_goes(mean: float, half: float | None, told: str) -> None:
+    assert Interval(mean=mean, half=half, count=3).told() == told
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-6, 1e4))
+def test_what_is_told_is_not_coarser_than_the_interval(mean: float, half: float) -> None:
+    shown, around = (
+        float(part.replace(",", "")) for part in Interval(mean=mean, half=half, count=2).told().split(" ± ")
+    )
+    assert abs(shown - mean) <= max(0.051 * half, 0.5 + 1e-9)
+    assert around == pytest.approx(half, rel=0.051, abs=0.5)
 
 
 def test_seeds_are_taken_together_and_the_best_mean_wins(tmp_path: Path) -> None:
@@ -70,10 +96,3 @@ def test_nothing_is_written_where_nothing_repeats(tmp_path: Path) -> None:
 def test_what_is_averaged_over_must_be_there() -> None:
     with pytest.raises(ConfigError, match=r"'sed'.*no dimension"):
         sweep_config(average_over=["sed"])
-
-
-def test_intervals_are_drawn() -> None:
-    chart = interval_chart([("a", 1.0, 0.5), ("b", 2.0, None)], title="t", main=1)
-    check(chart)
-    assert chart.count("<line") == 1 and chart.count("<circle") == 2
-    assert "no data" in interval_chart([], title="t")

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.reporting.scatter import Mark, Scale, parallel_chart, scatter_chart
 from ray_jobs.reporting.sweep import render_sweep
 from ray_jobs.tuning import results
 from ray_jobs.tuning.trials import Halted, Result, Trial, Trials
@@ -157,28 +156,3 @@ def test_several_objectives_show_their_front(tmp_path: Path) -> None:
     both = [{"metric": "train/loss", "best_is": "lowest"}, {"metric": "perf/train_seconds", "best_is": "lowest"}]
     sweep, trials = filled(tmp_path, [4.0, 3.0, 1.0], objectives=both)
     assert "Full circles are the 3 trials" in check(render_sweep(sweep, trials)).text
-
-
-def test_points_lie_where_they_should() -> None:
-    marks = [Mark(x=x, y=y, name=f"{x}") for x, y in ((1, 0.0), (10, 1.0), (100, 2.0))]
-    chart = scatter_chart(marks, title="t", x_label="x", y_label="y", log_x=True)
-    places = [float(part.split('"')[0]) for part in chart.split('cx="')[1:]]
-    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2), "a decade is a decade"
-    assert "no data" in scatter_chart([Mark(x=1, y=None, name="n")], title="t", x_label="x", y_label="y")
-
-
-def test_scales_tell_numbers_from_names() -> None:
-    assert Scale.of([3, 1, 2, 1]).values == (1, 2, 3)
-    assert Scale.of(["b", "a", "b"]).place("a") == 1.0
-    assert not Scale.of([0.0, 1.0], log=True).log, "zero has no logarithm"
-    assert [name for _, name in Scale.of([True, False]).ticks()] == ["true", "false"]
-    assert Scale.of(list(range(20))).ticks() == []
-
-
-def test_parallel_coordinates_leave_out_rows_with_gaps() -> None:
-    rows = [(0.1, "soft", 2.0), (1.0, "hard", 3.0), (0.5, "hard", None)]
-    chart = parallel_chart(("rate", "kind", "psnr"), rows, title="t", main=1, logs=(True, False, False))
-    assert chart.count("<polyline") == 2
-    assert chart.count('class="mark line"') == 1
-    check(chart)
-    assert "no data" in parallel_chart(("a",), [(1.0,)], title="t", main=0)

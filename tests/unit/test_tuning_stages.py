@@ -9,6 +9,7 @@ import pytest
 
 from ray_jobs.reporting.sweep import render_sweep
 from ray_jobs.train import train
+from ray_jobs.training.before_start import check_beginning
 from ray_jobs.training.stopping import STOP
 from ray_jobs.tune import check_same_sweep, dry_run, write_results
 from ray_jobs.tuning.averages import answers_of, markdown_of
@@ -18,13 +19,23 @@ from ray_jobs.tuning.space import check_space, known_values, then_config, train_
 from ray_jobs.tuning.trials import Result, Trial, Trials
 from setok import checkpoint
 from setok.checkpoint import Evaluation, Evaluations
-from setok.config import Dimension, ScenesConfig, TrainConfig, TuneConfig, build, dump_config, load_config
+from setok.config import (
+    CheckpointConfig,
+    Dimension,
+    ScenesConfig,
+    TrainConfig,
+    TuneConfig,
+    build,
+    dump_config,
+    load_config,
+)
 from setok.data.word_tokenizer import build_word_tokenizer
-from setok.errors import ConfigError
+from setok.errors import CheckpointError, ConfigError
 from tests import setokim_runs, squares
 from tests.pages import check
 from tests.sweeps import sweep_config, write_metrics
 
+STORED = CheckpointConfig(store="s3://bucket/runs")
 ROOM = 12
 """Places of a picture: the most tokens that the default tokenizer gives."""
 SPACE = {
@@ -227,7 +238,23 @@ def test_both_stages_are_trained_and_measured(tmp_path: Path) -> None:
     write_results(sweep, Trials(sweep).all())
     second = load_config(TrainConfig, sweep.run_dir / "best_then.yaml")
     assert second.checkpoint.init_from == str(load_config(TrainConfig, sweep.run_dir / "best.yaml").run_dir)
-    assert second.run_dir == tmp_path / "sweep-best" / "then"
+    assert second.run_dir == tmp_path / "sweep-best-then"
+    with pytest.raises(CheckpointError, match=r"sweep-best cannot be used(.|\n)*train it first: .*sweep/best.yaml"):
+        check_beginning(second)
+    kept = sweep.model_copy(update={"train": sweep.train.model_copy(update={"checkpoint": STORED})})
+    write_results(kept, [trial])
+    assert load_config(TrainConfig, sweep.run_dir / "best_then.yaml").checkpoint.store == STORED.store
+
+
+def test_what_comes_and_goes_is_a_mean_over_the_run(tmp_path: Path) -> None:
+    sweep = stages(tmp_path)
+    trial = Trials(sweep).plan(known_values(sweep)[0])
+    second = {1: (90.0, 3.0), 2: (100.0, 2.0), 3: (140.0, 1.0)}
+    rows = {step: {"train/sequence_tokens": n, "train/loss": loss} for step, (n, loss) in second.items()}
+    write_metrics(trial.folder, {8: {"train/loss": 5.0}})
+    write_metrics(trial.folder / "then", rows)
+    figures = {name: value for name, value in trial.metrics().items() if "train/" in name}
+    assert figures == {"train/loss": 5.0, "then/train/sequence_tokens": 110.0, "then/train/loss": 1.0}
 
 
 # ---------------------------------------------------------------- questions

@@ -53,7 +53,7 @@ export async function chat(body, tell, signal) {
     rest = lines.pop();
     for (const line of lines) {
       const text = line.replace(/^data: /, "");
-      if (text === "[DONE]") return;
+      if (text === "[DONE]") continue; // and the stream ends
       const chunk = JSON.parse(text);
       if (chunk.error) throw new Error(chunk.error.message);
       for (const choice of chunk.choices) tell(choice.delta);

@@ -41,7 +41,7 @@ async function start() {
   model = answer.data[0];
   const about = model.setok;
   $("about").textContent =
-    `${model.id}: reads ${about.image_size} × ${about.image_size} pixels as at most ${about.max_tokens} tokens (${about.method})`;
+    `${model.id}: reads ${about.image_size} × ${about.image_size} pixels as at most ${about.max_tokens} tokens (${about.method.replaceAll("_", "-")})`;
   $("talk").hidden = !about.talks;
   $("point-choice").hidden = !about.points;
   $("threshold-row").hidden = about.threshold === null;
@@ -251,7 +251,8 @@ async function send(event) {
   const words = $("words").value.trim();
   if (!words || under_way) return;
   if (!url && task !== "draw" && task !== "ask") { say("choose a picture first"); return; }
-  line(words, "mine");
+  const asked = line(words, "mine");
+  if (task !== "ask") asked.prepend(Object.assign(document.createElement("small"), { textContent: $("send").textContent }));
   $("words").value = "";
   const item = line("…");
   under_way = new AbortController();

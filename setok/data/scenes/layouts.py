@@ -32,6 +32,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -184,8 +185,20 @@ def _write_pictures(
         yield from zip(done, map(_write_chunk, jobs), strict=True)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
         yield from zip(done, pool.map(_write_chunk, jobs), strict=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that asked is gone: one that was killed can tell nobody, and workers would wait on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # workers are spawned
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def _write_chunk(job: tuple[Path, _Request, list[str], int]) -> dict[str, Rows]:
