@@ -87,9 +87,7 @@ def check_files(paths: Sequence[Path], *, root: Path, crds: Path | None = None) 
         for document in documents:
             problems += _in(file, check_document(document, root=root, crds=crds))
         problems += _in(file, _whole_file(file, root))
-    problems += _applied(together.problems(placed, "\n".join(_prose(file) for file in files)))
-    problems += _applied(selecting.problems(placed))
-    problems += _applied(chain.problems(placed, root=root))
+    problems += check_together(placed, "\n".join(_prose(file) for file in files), root=root)
     return Report(
         files=tuple(files),
         problems=tuple(dict.fromkeys(problems)),
@@ -142,6 +140,13 @@ def check_document(document: Document, *, root: Path, crds: Path | None) -> Iter
         yield from _applied(served.problems(tree))
     elif document.kind == "kubernetes":
         yield from _kubernetes(document, root, crds)
+
+
+def check_together(placed: Sequence[Placed], texts: str, *, root: Path) -> Iterator[Problem]:
+    """What is wrong with the documents of several files beside each other; ``texts`` is all that people read in them."""
+    yield from _applied(together.problems(placed, texts))
+    yield from _applied(selecting.problems(placed))
+    yield from _applied(chain.problems(placed, root=root))
 
 
 def _kubernetes(document: Document, root: Path, crds: Path | None) -> Iterator[Problem]:

@@ -17,6 +17,8 @@ _AWS_GPUS = {
 }
 """By families and size in ``xlarge``."""
 _AWS_WITHOUT_GPUS = re.compile(r"[cmrt]\d|[xz]\d")
+_AWS_FOUR_A_SIZE = re.compile(r"c[5-9]|(?!hpc|c\d)[a-z]+[3-9]")
+"""Families whose ``xlarge`` has four CPUs: all but the oldest, and those without hyperthreads."""
 _G2_GPUS = {4: 1, 8: 1, 12: 1, 16: 1, 32: 1, 24: 2, 48: 4, 96: 8}
 """By CPUs."""
 
@@ -48,8 +50,8 @@ def cpus_of(config: dict[str, Any]) -> int | None:
     """CPUs (hardware threads) of the machine; ``None`` where its name does not tell."""
     machine = machine_of(config)
     if "InstanceType" in config:
-        _, size = _aws(machine)
-        return 4 * size or None
+        family, size = _aws(machine)
+        return 4 * size if size and _AWS_FOUR_A_SIZE.match(family) else None
     found = re.fullmatch(r"\w+-(?:standard|highmem|highcpu)-(\d+)", machine)
     return int(found[1]) if found else None
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from ray_jobs.manifests import check_files, house
 from ray_jobs.manifests.__main__ import main
-from ray_jobs.manifests.checking import check_document
+from ray_jobs.manifests.checking import check_document, check_together
 from ray_jobs.manifests.problems import items
 from ray_jobs.manifests.reading import Document, kind_of
+from ray_jobs.manifests.together import Placed
 from setok.errors import ConfigError
 
 TRAINING = {"tokenizer": "tokenizer-siglip", "pretrain": "pretrain", "instruct": "instruct"}
@@ -52,6 +53,16 @@ def test_what_ships_is_right(repo_root: Path, crds: Path | None) -> None:
 def test_the_pin_is_rays_version(repo_root: Path) -> None:
     pins = (repo_root / "constraints.txt").read_text("utf-8")
     assert f"\nray=={house.ray_version()}\n" in pins
+
+
+def test_machines_cost_what_the_plan_says(repo_root: Path) -> None:
+    nodes = yaml.safe_load((repo_root / "setok/planning/hardware.yaml").read_text("utf-8"))["nodes"]
+    rows = re.findall(
+        r"^\|.*\(`(.+)`\).*\| ([\d.]+) \|$", (repo_root / "cluster/README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {name: float(price) for name, price in rows} == {
+        name: nodes[name]["on_demand"] for name in ("cpu16", "4xl4", "8xa100-40")
+    }
 
 
 def test_the_server_on_kubernetes_is_that_of_serve_yaml(repo_root: Path) -> None:
@@ -139,7 +150,15 @@ def test_a_value_of_another_kind_ends_in_a_problem_and_not_in_a_traceback(data: 
             break
         node = node[key]
     node[key] = data.draw(st.sampled_from([None, 3, "x", [], {}, ["x"], {"a": 1}]))
-    for problem in check_document(Document(kind_of(tree), tree), root=repo_root, crds=None):
+    document = Document(kind_of(tree), tree)
+    beside = [
+        Placed(other, Document("kubernetes", load(repo_root, other)))
+        for other in ("kuberay/rayjob-pretrain.yaml", "kuberay/rayservice.yaml")
+    ]
+    for problem in (
+        *check_document(document, root=repo_root, crds=None),
+        *check_together([Placed(name, document), *beside], "", root=repo_root),
+    ):
         assert problem.what and problem.remedy
 
 
