@@ -14,7 +14,7 @@ from ray_jobs.manifests import served
 from ray_jobs.manifests.pods import jobs_of
 from ray_jobs.manifests.problems import Problem, items, join, shown
 from ray_jobs.manifests.together import Placed, objects
-from setok.config import EvaluateConfig, Job, ServeConfig, TrainConfig
+from setok.config import EvaluateConfig, IngestConfig, Job, ServeConfig, TrainConfig
 from setok.errors import did_you_mean
 
 
@@ -49,7 +49,7 @@ def problems(placed: Sequence[Placed], *, root: Path) -> Iterator[Problem]:
 
 
 def _starts(runs: list[_Run]) -> Iterator[Problem]:
-    made = {run.folder for run in runs if not isinstance(run.job, EvaluateConfig)}
+    made = {run.folder for run in runs if not isinstance(run.job, (EvaluateConfig, IngestConfig))}
     folders = {posixpath.dirname(folder) for folder in made}
     for run in runs:
         for key, place in _sources(run.job):

@@ -105,12 +105,19 @@ def _workers(tree: dict[str, Any]) -> Iterator[Problem]:
                       f"min_workers: {len(hosts)}, or more machines")  # fmt: skip
     starts = " ".join(map(str, tree.get("head_start_ray_commands") or ()))
     port = found[1] if (found := re.search(r"\bray start\b[^;&|]*--port[= ](\d+)", starts)) else _RAYS_PORT
+    joins = False
     for number, command in enumerate(tree.get("worker_start_ray_commands") or ()):
-        for given in re.findall(r"\$\{?RAY_HEAD_IP\}?:(\d+)", str(command)):
+        for given in re.findall(r"--address[= ]\$\{?RAY_HEAD_IP\}?:(\d+)", str(command)):
+            joins = True
             if given != port:
-                yield Problem(join("worker_start_ray_commands", number),
-                              f"workers look for the head at port {given}, and it listens at {port}",
-                              f"--address=$RAY_HEAD_IP:{port}")  # fmt: skip
+                yield Problem(
+                    join("worker_start_ray_commands", number),
+                    f"workers look for the head at port {given}, and it listens at {port}",
+                    f"--address=$RAY_HEAD_IP:{port}",
+                )
+    if not joins:
+        yield Problem("worker_start_ray_commands", "no command of a worker joins the head, whose address is in RAY_HEAD_IP",
+                      f"ray start --address=$RAY_HEAD_IP:{port}")  # fmt: skip
 
 
 def _head(tree: dict[str, Any]) -> Iterator[Problem]:
@@ -139,8 +146,9 @@ def _container(tree: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "docker.run_options", "containers do not see the storage that all nodes share", "--volume /shared:/shared"
         )
-    mounts = " ".join(map(str, tree.get("initialization_commands") or ()))
-    if not re.search(r"\bmount(point)?\b.*\s/shared\b", mounts):
+    mounts = "; ".join(map(str, tree.get("initialization_commands") or ()))
+    way = r"mount(point)?" if cloud_of(tree) == "local" else "mount"  # a new machine has nothing mounted yet
+    if not re.search(rf"\b{way}\s[^|&;]*\s/shared(\s|$)", mounts):
         yield Problem(
             "initialization_commands", "nothing mounts shared storage at /shared", "mount NFS, EFS or Filestore there"
         )

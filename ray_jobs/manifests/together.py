@@ -72,9 +72,14 @@ def problems(placed: Sequence[Placed], texts: str) -> Iterator[Problem]:
     for found in _CREATED.finditer(texts):
         defined.add(_KINDS[found["kind"]], found["name"], None)
     kubernetes = [(file, document.tree) for file, document in placed if document.kind == "kubernetes"]
-    for _, tree in kubernetes:
-        name = str((tree.get("metadata") or {}).get("name"))
-        defined.add(str(tree.get("kind")), name, namespace_of(tree))
+    seen: dict[tuple[str, str, str], str] = {}
+    for file, tree in kubernetes:
+        kind, name, namespace = str(tree.get("kind")), str((tree.get("metadata") or {}).get("name")), namespace_of(tree)
+        if (kind, name, namespace) in seen:
+            yield Problem("metadata.name", f"the {kind} {name!r} is also in {seen[kind, name, namespace]}: what is applied"
+                          " last replaces the other", "another metadata.name", file)  # fmt: skip
+        seen[kind, name, namespace] = file
+        defined.add(kind, name, namespace)
     for file, tree in kubernetes:
         for problem in (*_namespace(tree, defined), *_references(tree, defined)):
             yield replace(problem, file=file)

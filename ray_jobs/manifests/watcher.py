@@ -21,6 +21,7 @@ from ray_jobs.manifests.problems import Problem, join
 from setok.errors import did_you_mean
 
 SCRIPT = Path("cluster/spot_watcher.py")
+_SECTIONS = ("Unit", "Service", "Install")
 IN_IMAGE = f"/opt/setok/{SCRIPT}"
 """Where cluster/Dockerfile puts it."""
 
@@ -49,14 +50,21 @@ def problems(tree: dict[str, Any], *, root: Path) -> Iterator[Problem]:
 
 def service_problems(text: str, *, root: Path) -> Iterator[Problem]:
     """What is wrong with a unit of systemd that starts it."""
-    starts = [
-        (number, line.partition("=")[2].strip())
-        for number, line in enumerate(text.splitlines(), 1)
-        if re.match(r"\s*ExecStart\s*=", line)
-    ]
+    starts, section = [], ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := re.fullmatch(r"\s*\[(.+)\]\s*", line):
+            section = found[1]
+            if section not in _SECTIONS:
+                yield Problem(
+                    f"line {number}", f"systemd passes over a section {section!r}", did_you_mean(section, _SECTIONS)
+                )
+        elif section == "Service" and re.match(r"\s*ExecStart\s*=", line):
+            starts.append((number, line.partition("=")[2].strip()))
     if not starts:
         yield Problem(
-            "", "there is no ExecStart, so that it starts nothing", f"ExecStart=/usr/bin/python3 {IN_IMAGE} …"
+            "",
+            "there is no ExecStart in [Service], so that it starts nothing",
+            f"ExecStart=/usr/bin/python3 {IN_IMAGE} …",
         )
     for number, command in starts:
         at = f"line {number}"

@@ -27,6 +27,8 @@ NAMES = [
      "apiVersion: v1\nkind: Namespace\nmetadata: {name: train}\n---\n"
      "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  namespace: trian", "metadata.namespace",
      "no file has the Namespace 'trian'", "'train'"),
+    ("rayjob-instruct.yaml", "name: setok-instruct", "name: setok-pretrain", "metadata.name",
+     "the RayJob 'setok-pretrain' is also in", "another metadata.name"),
     ("rayjob-instruct.yaml", "name=instruct", "name=pretrain", "spec.entrypoint",
      "the run /shared/runs/pretrain is also that of", "another name"),
     ("rayjob-instruct.yaml", "init_from=/shared/runs/pretrain", "init_from=/shared/runs/pretrian", "spec.entrypoint",

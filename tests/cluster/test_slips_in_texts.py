@@ -81,6 +81,7 @@ def test_what_is_no_slip(line: str, tmp_path: Path, repo_root: Path) -> None:
         ("cluster/spot_watcher.py", "cluster/spot_wacher.py", "line 7", "does not start spot_watcher.py", "ExecStart="),
         ("/usr/bin/python3", "python3", "line 7", "['python3']", "whole path"),
         ("--ray /opt/setok/.venv/bin/ray", "--ray ray", "line 7", "--ray ray", "/bin/ray"),
+        ("[Service]", "[Servce]", "line 6", "passes over a section 'Servce'", "'Service'"),
         ("ExecStart=", "ExecStrat=", "", "there is no ExecStart", "ExecStart="),
     ],
 )
