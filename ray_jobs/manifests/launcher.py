@@ -148,7 +148,7 @@ def _container(tree: dict[str, Any]) -> Iterator[Problem]:
         )
     mounts = "; ".join(map(str, tree.get("initialization_commands") or ()))
     way = r"mount(point)?" if cloud_of(tree) == "local" else "mount"  # a new machine has nothing mounted yet
-    if not re.search(rf"\b{way}\s[^|&;]*\s/shared(\s|$)", mounts):
+    if not re.search(rf"\b{way}\s[^|&;]*\s/shared(?=[\s;]|$)", mounts):
         yield Problem(
             "initialization_commands", "nothing mounts shared storage at /shared", "mount NFS, EFS or Filestore there"
         )
