@@ -95,6 +95,8 @@ def _references(tree: dict[str, Any], defined: _Defined) -> Iterator[Problem]:
     here = namespace_of(tree)
     for path, kind, name in references(tree):
         known = defined.names.get(kind, {})
+        if kind == "Secret" and name in defined.names.get("RayCluster", {}):
+            continue  # the token, which KubeRay keeps in a Secret of the cluster's name
         if known and name not in known:
             yield Problem(path, f"no file has the {kind} {name!r}", did_you_mean(name, known))
         elif known and not known[name] & {here, None}:

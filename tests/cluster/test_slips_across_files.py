@@ -58,7 +58,10 @@ def test_a_name_that_no_other_file_has(
 
 def test_a_folder_without_a_slip(mistyped_folder: Mistyped) -> None:
     """So that the cases above are found for their slip alone; a config map that only one file speaks of is nobody's slip."""
-    use = "- configMapRef: {name: made-by-hand}\n              - secretRef: {name: setok-secrets"
+    use = (
+        "- configMapRef: {name: made-by-hand}\n              - secretRef: {name: setok}  # KubeRay's, with the token\n"
+        "              - secretRef: {name: setok-secrets"
+    )
     assert not mistyped_folder("raycluster.yaml", "- secretRef: {name: setok-secrets", use)
 
 
