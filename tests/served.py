@@ -65,8 +65,10 @@ def serve_config(**changes: Any) -> ServeConfig:
 def started_engine(config: ServeConfig | None = None, model: ServedModel | None = None) -> Iterator[Engine]:
     engine = Engine(model or served_model(), (config or serve_config()).batching)
     engine.start()
-    yield engine
-    engine.stop(timeout_s=20)
+    try:
+        yield engine
+    finally:
+        engine.stop(timeout_s=20)
 
 
 @contextmanager
@@ -78,9 +80,11 @@ def listening(backend: Backend, config: ServeConfig, keys: ApiKeys | None = None
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager

@@ -6,6 +6,9 @@ share of the predictor's. The two take turns, since a machine is not always as f
 Then questions arrive by chance at given rates, whether the ones before have been answered or not (an open loop): latencies are
 counted from when a question was due, so that a server that is slow is not asked less.
 
+Where there are fewer cores than client, server and model keep busy, throughput is their computing time together. So that of each
+is told too, for every answer, and what server and model would reach without the client, if they had to share one core.
+
 python -m ray_jobs.benchmark serve --checkpoint my-setokim --concurrency 64 --requests 256
 python -m ray_jobs.benchmark serve --checkpoint my-setokim --address http://127.0.0.1:8000   # a server that runs already
 """
@@ -18,14 +21,9 @@ import base64
 import io
 import json
 import random
-import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +35,20 @@ from PIL import Image
 
 from ray_jobs import launch
 from ray_jobs.benchmarks.files import write_figures
+from ray_jobs.benchmarks.serve_process import Running, started
 from setok.data.schema import Turn
-from setok.errors import SetokError
 from setok.models.generation import GenerationOptions
 from setok.predictor import Predictor
+from setok.serving.memory import keep_freed_memory
 
-QUESTIONS = ("what is in the picture?", "how many objects are there?", "what colour is the largest object?")
+QUESTIONS = (
+    "what is in the picture?",
+    "how many objects are there?",
+    "what colour is the largest object?",
+    "Describe the image in one sentence.",
+)
 SHARES = (0.5, 0.8, 1.0, 2.0)
 """Rates of the open loop, as shares of the throughput of the closed one."""
-START_TIMEOUT_S = 180.0
 ANSWER_TIMEOUT_S = 300.0
 
 
@@ -108,12 +111,12 @@ async def closed_loop(
     address: str, model: str, tasks: Sequence[Task], *, concurrency: int, max_tokens: int
 ) -> tuple[float, list[Answer]]:
     """Seconds for all questions, and what became of each, with so many under way at any time."""
-    waiting = iter(tasks)
+    waiting = iter([body_of(task, model, max_tokens) for task in tasks])
     answers: list[Answer] = []
 
     async def client(session: aiohttp.ClientSession) -> None:
-        for task in waiting:
-            answer = await _ask(session, address, model, task, max_tokens, due=time.perf_counter())
+        for body in waiting:
+            answer = await _ask(session, address, body, due=time.perf_counter())
             answers.append(answer)
 
     async with _session() as session:
@@ -127,13 +130,14 @@ async def open_loop(
 ) -> tuple[float, list[Answer]]:
     """The same with arrivals by chance (a Poisson process), so many a second on average."""
     rng = random.Random(seed)
+    bodies = [body_of(task, model, max_tokens) for task in tasks]
     async with _session() as session:
         started = due = time.perf_counter()
         under_way = []
-        for task in tasks:
+        for body in bodies:
             due += rng.expovariate(rate)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            under_way.append(asyncio.create_task(_ask(session, address, model, task, max_tokens, due=due)))
+            under_way.append(asyncio.create_task(_ask(session, address, body, due=due)))
         answers = list(await asyncio.gather(*under_way))
         return time.perf_counter() - started, answers
 
@@ -144,41 +148,38 @@ def _session() -> aiohttp.ClientSession:
     )
 
 
-async def _ask(
-    session: aiohttp.ClientSession, address: str, model: str, task: Task, max_tokens: int, *, due: float
-) -> Answer:
+def body_of(task: Task, model: str, max_tokens: int) -> bytes:
+    """A question as it is sent."""
     url = f"data:image/png;base64,{base64.b64encode(task.picture).decode()}"
+    shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": task.words}]
     body = {
         "model": model,
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image_url", "image_url": {"url": url}},
-                    {"type": "text", "text": task.words},
-                ],
-            }
-        ],
+        "messages": [{"role": "user", "content": shown}],
         "modalities": ["text"],
         "max_tokens": max_tokens,
         "seed": task.seed,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    return json.dumps(body).encode()
+
+
+async def _ask(session: aiohttp.ClientSession, address: str, body: bytes, *, due: float) -> Answer:
     first, tokens = float("nan"), 0
-    async with session.post(f"{address}/v1/chat/completions", json=body) as response:
-        if response.status == 200:
-            async for line in response.content:
-                if not line.startswith(b"data: {"):
-                    continue
-                chunk = json.loads(line[6:])
-                if chunk["choices"] and chunk["choices"][0]["delta"].get("content") and first != first:
-                    first = time.perf_counter() - due
-                if chunk.get("usage"):
-                    tokens = chunk["usage"]["completion_tokens"]
-        else:
+    headers = {"content-type": "application/json"}
+    async with session.post(f"{address}/v1/chat/completions", data=body, headers=headers) as response:
+        if response.status != 200:
             await response.read()
-        return Answer(status=response.status, first=first, done=time.perf_counter() - due, tokens=tokens)
+            return Answer(status=response.status, first=first, done=time.perf_counter() - due, tokens=0)
+        async for line in response.content:
+            if not line.startswith(b"data: {") or (first == first and b'"usage"' not in line):
+                continue  # nothing in it is counted
+            chunk = json.loads(line[6:])
+            if first != first and chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                first = time.perf_counter() - due
+            if chunk.get("usage"):
+                tokens = chunk["usage"]["completion_tokens"]
+        return Answer(status=200, first=first, done=time.perf_counter() - due, tokens=tokens)
 
 
 def summarise(seconds: float, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -198,37 +199,6 @@ def summarise(seconds: float, answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
     return {f"p{p}": float(np.percentile(values, p)) if values else None for p in (50, 95, 99)}
-
-
-@contextmanager
-def server(checkpoint: str, settings: Sequence[str], *, threads: int) -> Iterator[str]:
-    """A server of our own in another process, until the block ends; gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = [f"checkpoint={checkpoint}", f"server.port={port}", f"replicas.threads={threads}", "server.log_level=warning"]
-    command = [sys.executable, "-m", "ray_jobs.serve", "--config", "serve", "--set", *own, *settings]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(address, process)
-        yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SetokError(f"the server ended with exit code {process.returncode}", "its message is above")
-        try:
-            with urllib.request.urlopen(f"{address}/ready", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise SetokError(f"the server was not ready after {START_TIMEOUT_S:g} s", "start it by itself to see why")
 
 
 # ---------------------------------------------------------------- command
@@ -254,33 +224,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Measure, print a table, and write the figures."""
+    keep_freed_memory()  # as the server's model does
     torch.set_num_threads(arguments.threads)
     predictor = Predictor.from_pretrained(arguments.checkpoint)
     tasks = tasks_of(arguments.requests, size=predictor.image_size, seed=0)
     if arguments.address:
-        figures = measure(arguments.address, predictor, tasks, arguments)
+        figures = measure(Running(address=arguments.address), predictor, tasks, arguments)
     else:
-        with server(arguments.checkpoint, arguments.set, threads=arguments.threads) as address:
-            figures = measure(address, predictor, tasks, arguments)
+        with started(arguments.checkpoint, arguments.set, threads=arguments.threads) as server:
+            figures = measure(server, predictor, tasks, arguments)
     for line in table(figures):
         launch.console().print(line)
     if arguments.output:
         write_figures(arguments.output, figures)
 
 
-def measure(address: str, predictor: Predictor, tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    server: Running, predictor: Predictor, tasks: Sequence[Task], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Figures of a server and of the predictor."""
+    address = server.address
     with urllib.request.urlopen(f"{address}/v1/models", timeout=60) as response:
         model = json.load(response)["data"][0]["id"]
     asked = {"max_tokens": arguments.max_tokens}
-    warm = tasks[: predictor.batch_size]
+    warm = tasks[: 2 * predictor.batch_size]
     bare(predictor, warm, **asked)
     asyncio.run(closed_loop(address, model, warm, concurrency=arguments.concurrency, **asked))
     alone, closed = [], []
+    taken: list[dict[str, float]] = []
     for _ in range(arguments.rounds):
+        before = server.cpu_seconds()
         alone.append(len(tasks) / bare(predictor, tasks, **asked)[0])
+        between = server.cpu_seconds()
         loop = closed_loop(address, model, tasks, concurrency=arguments.concurrency, **asked)
         closed.append(summarise(*asyncio.run(loop)))
+        served = server.cpu_seconds() - between
+        taken.append({"bare": (between - before).client} | vars(served))
     shares = [found["answered_per_second"] / bare_one for bare_one, found in zip(alone, closed, strict=True)]
     middle = closed[int(np.argsort(shares)[len(shares) // 2])]
     throughput = middle["answered_per_second"]
@@ -298,7 +277,27 @@ def measure(address: str, predictor: Predictor, tasks: Sequence[Task], arguments
         "closed_loop": middle
         | {"concurrency": arguments.concurrency, "of_predictor": float(np.median(shares)), "shares": shares},
         "open_loop": opened,
+        "cpu_ms_per_answer": None if server.pid is None else costs(taken, len(tasks)),
     }
+
+
+def costs(taken: Sequence[dict[str, float]], answers: int) -> dict[str, float]:
+    """Milliseconds of computing for an answer, medians over the rounds.
+
+    Args:
+        taken: of every round, seconds of ``bare``, ``model``, ``server`` and ``client``.
+        answers: of a round.
+
+    Returns:
+        Those four; ``model_share`` and ``one_core_share``: answers of the model, and of server and model together, in the
+        computing time that the predictor takes for one.
+    """
+    each = {name: float(np.median([one[name] for one in taken])) * 1000 / answers for name in taken[0]}
+    shares = {
+        "model_share": [one["bare"] / one["model"] for one in taken],
+        "one_core_share": [one["bare"] / (one["model"] + one["server"]) for one in taken],
+    }
+    return each | {name: float(np.median(share)) for name, share in shares.items()}
 
 
 def table(figures: dict[str, Any]) -> Iterator[str]:
@@ -310,6 +309,17 @@ def table(figures: dict[str, Any]) -> Iterator[str]:
     yield _row(f"{closed['concurrency']} at once ({closed['of_predictor']:.2f} of bare)", "–", closed)
     for found in figures["open_loop"]:
         yield _row("by chance", f"{found['rate']:.1f}", found)
+    cost = figures.get("cpu_ms_per_answer")
+    if cost is not None:
+        yield ""
+        yield (
+            f"CPU time an answer: predictor, bare {cost['bare']:.2f} ms; model {cost['model']:.2f} ms,"
+            f" server {cost['server']:.2f} ms, client {cost['client']:.2f} ms."
+        )
+        yield (
+            f"Of bare by CPU time: {cost['model_share']:.2f} where the model has a core of its own,"
+            f" {cost['one_core_share']:.2f} where server and model share one; both without the client."
+        )
 
 
 def _row(name: str, rate: str, found: dict[str, Any]) -> str:

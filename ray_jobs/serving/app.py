@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from ray_jobs.serving import errors
+from ray_jobs.serving.attending import EventStream, while_there
 from ray_jobs.serving.backend import Backend
 from ray_jobs.serving.figures import Figures
 from ray_jobs.serving.gate import Application, Gate
@@ -123,21 +124,18 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
         "/v1/chat/completions", responses=_FAILURES, summary="Answer a conversation, in words, pictures and regions"
     )
     async def chat_completions(body: ChatRequest, request: Request) -> ChatCompletion:
-        ask = await service.ask_of(body)
         if body.stream:
-            usage = body.stream_options is not None and body.stream_options.include_usage
-            lines = await _while_there(request, service.chat_stream(ask, include_usage=usage))
-            return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})  # type: ignore[return-value]
-        return await _while_there(request, service.chat(ask))
+            return EventStream(service.chat_stream(body), timeout_s=service.config.limits.request_timeout_s)  # type: ignore[return-value]
+        return await _answer(request, service, service.chat(body))
 
     @app.post("/v1/images/generations", responses=_FAILURES, summary="Draw pictures")
     async def images_generations(body: ImageRequest, request: Request) -> ImagesAnswer:
-        return await _while_there(request, service.generate(body))
+        return await _answer(request, service, service.generate(body))
 
     @app.post("/v1/images/edits", responses=_FAILURES, summary="Change a picture", openapi_extra=_EDIT_BODY)
     async def images_edits(request: Request) -> ImagesAnswer:
         body, files = await _edit_of(request)
-        return await _while_there(request, service.edit(body, files))
+        return await _answer(request, service, service.edit(body, files))
 
     @app.get("/v1/models", responses=_FAILURES, summary="The model, and what it can do")
     async def models() -> ModelsAnswer:
@@ -154,15 +152,15 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
 def _add_own_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/tokenize", responses=_FAILURES, summary="The tokens of a picture, and their map")
     async def tokenize(body: TokenizeRequest, request: Request) -> TokensAnswer:
-        return await _while_there(request, service.tokenize(body))
+        return await _answer(request, service, service.tokenize(body))
 
     @app.post("/v1/reconstruct", responses=_FAILURES, summary="What a picture's tokens hold of it")
     async def reconstruct(body: LookRequest, request: Request) -> ReconstructAnswer:
-        return await _while_there(request, service.reconstruct(body))
+        return await _answer(request, service, service.reconstruct(body))
 
     @app.post("/v1/segment", responses=_FAILURES, summary="The region that some words mean")
     async def segment(body: SegmentRequest, request: Request) -> SegmentAnswer:
-        return await _while_there(request, service.segment(body))
+        return await _answer(request, service, service.segment(body))
 
 
 def _add_status_routes(app: FastAPI, service: Service, figures: Figures) -> None:
@@ -242,25 +240,5 @@ async def _edit_of(request: Request) -> tuple[ImageRequest, list[bytes]]:
         raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "correct the form") from None
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of some work, which is given up when the client hangs up.
-
-    Raises:
-        ClientGoneError: it did.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise errors.ClientGoneError
-    finally:
-        gone.cancel()
-        task.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _answer(request: Request, service: Service, work: Coroutine[Any, Any, T]) -> T:
+    return await while_there(request.receive, work, timeout_s=service.config.limits.request_timeout_s)

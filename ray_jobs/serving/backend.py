@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from setok.serving.engine import Call, Engine, Event, events_of
+from setok.serving.delivery import events_of
+from setok.serving.engine import Call, Engine, Event
 from setok.serving.model import Card
 
 

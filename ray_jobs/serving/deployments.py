@@ -25,8 +25,10 @@ from ray_jobs.serving.retry import Retold
 from setok.config import ServeConfig
 from setok.data.images import configure_opencv
 from setok.errors import OverloadedError, SetokError
-from setok.serving.engine import Call, Engine, Event, Failed, events_of
+from setok.serving.delivery import events_of
+from setok.serving.engine import Call, Engine, Event, Failed
 from setok.serving.keys import ApiKeys
+from setok.serving.memory import keep_freed_memory
 from setok.serving.model import Card, ServedModel
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class ModelReplica:
     """A model that answers; ready once it has been warmed up."""
 
     def __init__(self, config: ServeConfig) -> None:
+        keep_freed_memory()
         launch.setup_logging()
         torch.set_num_threads(config.replicas.threads)
         device = "cuda" if config.replicas.gpus else "cpu"

@@ -11,6 +11,7 @@ import multiprocessing
 import pickle
 import signal
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -22,7 +23,9 @@ import torch
 from ray_jobs import launch
 from setok.config import ServeConfig
 from setok.errors import OverloadedError, SetokError
-from setok.serving.engine import Call, Engine, Event, Failed, Ticket, events_of
+from setok.serving.delivery import events_of
+from setok.serving.engine import LAST, Call, Engine, Event, Failed, Ticket
+from setok.serving.memory import keep_freed_memory
 from setok.serving.model import Card, ServedModel
 
 _STOP = -1
@@ -100,10 +103,11 @@ class ModelProcess:
         return number
 
     def cancel(self, ticket: int) -> None:
-        """Nothing more is delivered; to be called of every request in the end."""
+        """Nothing more is delivered."""
         with self._lock:
-            self._delivers.pop(ticket, None)
-        self._outbox.put((ticket, None))
+            known = self._delivers.pop(ticket, None)
+        if known is not None:
+            self._outbox.put((ticket, None))
 
     def stop(self, *, timeout_s: float) -> None:
         """Take no more, wait until everything that was taken is answered or the time is up, and end the process."""
@@ -128,7 +132,8 @@ class ModelProcess:
         try:
             while True:
                 for number, event in _receive_from(self._connection):
-                    deliver = self._delivers.get(number)
+                    over = isinstance(event, LAST)
+                    deliver = self._delivers.pop(number, None) if over else self._delivers.get(number)
                     if deliver is not None:
                         _tell(deliver, event)
         except (EOFError, OSError):
@@ -205,6 +210,7 @@ def _serve_model(connection: Connection, config: ServeConfig) -> None:
         signal.SIGINT,
     ):  # a terminal or a service manager tells all processes; ours waits for its parent
         signal.signal(number, signal.SIG_IGN)
+    keep_freed_memory()
     launch.setup_logging()
     torch.set_num_threads(config.replicas.threads)
     try:
@@ -224,15 +230,24 @@ def _serve_model(connection: Connection, config: ServeConfig) -> None:
 def _answer(connection: Connection, engine: Engine, outbox: _Outbox) -> float:
     """Hand requests to the engine; gives how long it may take to stop, once it is to."""
     tickets: dict[int, Ticket] = {}
+    over: deque[int] = deque()
+    """Requests that have got their last event, in the engine's thread; their tickets are thrown away here."""
 
     def deliver_of(number: int) -> Callable[[Event], object]:
-        return lambda event: outbox.put((number, _portable(event)))
+        def deliver(event: Event) -> None:
+            if isinstance(event, LAST):
+                over.append(number)
+            outbox.put((number, _portable(event)))
+
+        return deliver
 
     while True:
         try:
             messages = _receive_from(connection)
         except (EOFError, OSError):
             return 0.0
+        while over:
+            tickets.pop(over.popleft(), None)
         for number, what in messages:
             if number == _STOP:
                 return float(what)

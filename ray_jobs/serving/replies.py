@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
-import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import Literal
 
+from ray_jobs.serving.gate import unique_id
 from setok.predictor import Ended, MaskPart, PicturePart, TextPart
 from setok.predictor.replies import Part
-from setok.serving.engine import Event
 from setok.serving.images import png
 from setok.serving.schemas import (
     AnswerImage,
@@ -54,13 +54,23 @@ def _mask(part: MaskPart) -> AnswerMask:
     return AnswerMask(mask_url=f"data:image/png;base64,{png(part.mask.numpy())}", score=round(float(part.score), 4))
 
 
-@dataclass
-class Writer:
-    """Writes one reply down, as a whole or chunk by chunk."""
+def failure_line(body: dict[str, object]) -> str:
+    """A problem in the midst of a stream."""
+    return _event(json.dumps(body))
 
-    model: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
+
+class Writer:
+    """Writes one reply down, as a whole or event by event.
+
+    Args:
+        model: what clients call it.
+        include_usage: a stream ends with the usage.
+    """
+
+    def __init__(self, model: str, *, include_usage: bool = False) -> None:
+        self.model, self.include_usage = model, include_usage
+        self.id, self.created = f"chatcmpl-{unique_id()}", int(time.time())
+        self._begun = False
 
     def whole(self, parts: Sequence[Part], ended: Ended) -> ChatCompletion:
         """A complete answer."""
@@ -78,29 +88,31 @@ class Writer:
             usage=usage_of(ended),
         )
 
-    async def chunks(self, events: AsyncIterator[Event], *, include_usage: bool) -> AsyncIterator[str]:
-        """An answer as server-sent events."""
-        yield self._line(Delta(role="assistant", content=""))
-        async for event in events:
-            if isinstance(event, TextPart):
-                yield self._line(Delta(content=event.text))
-            elif isinstance(event, PicturePart):
-                yield self._line(Delta(images=[_image(event)]))
-            elif isinstance(event, MaskPart):
-                yield self._line(Delta(masks=[_mask(event)]))
-            elif isinstance(event, Ended):
-                yield self._line(Delta(), reason=event)
-                if include_usage:
-                    yield self._format(self._chunk([], usage_of(event)))
-        yield DONE
+    def lines(self, event: Part | Ended) -> str:
+        """What a stream says of an event: one line or, at the end, all that are left. The first one also names the role."""
+        if isinstance(event, Ended):
+            lines = self._line(Delta(), reason=event.reason)
+            if self.include_usage:
+                lines += _event(self._chunk([], usage_of(event)))
+            return lines + DONE
+        if isinstance(event, TextPart):
+            return self._line(Delta(content=event.text))
+        if isinstance(event, PicturePart):
+            return self._line(Delta(images=[_image(event)]))
+        return self._line(Delta(masks=[_mask(event)]))
 
-    def _line(self, delta: Delta, *, reason: Ended | None = None) -> str:
-        choice = ChunkChoice(delta=delta, finish_reason=None if reason is None else reason.reason)
-        return self._format(self._chunk([choice], None))
+    def _line(self, delta: Delta, *, reason: Literal["stop", "length"] | None = None) -> str:
+        if not self._begun:
+            self._begun = True
+            delta.role = "assistant"
+            if delta.content is None:
+                delta.content = ""
+        return _event(self._chunk([ChunkChoice(delta=delta, finish_reason=reason)], None))
 
-    def _chunk(self, choices: list[ChunkChoice], usage: ChatUsage | None) -> ChatChunk:
-        return ChatChunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
+    def _chunk(self, choices: list[ChunkChoice], usage: ChatUsage | None) -> str:
+        chunk = ChatChunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
+        return chunk.model_dump_json(exclude_none=True)
 
-    @staticmethod
-    def _format(chunk: ChatChunk) -> str:
-        return f"data: {chunk.model_dump_json(exclude_none=True)}\n\n"
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ray_jobs.serving.backend import Backend
-from ray_jobs.serving.errors import Problem, ProblemError, no_such_model, problem_of
+from ray_jobs.serving.errors import Problem, ProblemError, no_such_model
 from ray_jobs.serving.figures import Figures
 from ray_jobs.serving.replies import Writer, picture_png
 from setok.config import ServeConfig
@@ -21,7 +21,6 @@ from setok.models.generation import GenerationOptions
 from setok.predictor import Ask, Ended, MaskPart, PicturePart
 from setok.predictor.asking import drawing, editing, pointing
 from setok.predictor.replies import Part
-from setok.serving.engine import Event
 from setok.serving.fetching import fetch
 from setok.serving.images import ImageReader, Shown, png
 from setok.serving.model import Card, Look, Seen
@@ -100,39 +99,19 @@ class Service:
             stop=stops_of(request),
         )
 
-    async def chat(self, ask: Ask) -> ChatCompletion:
+    async def chat(self, request: ChatRequest) -> ChatCompletion:
         """A whole answer."""
-        parts, ended = await self._reply(ask)
+        parts, ended = await self._reply(await self.ask_of(request))
         return Writer((await self.card()).name).whole(parts, ended)
 
-    async def chat_stream(self, ask: Ask, *, include_usage: bool) -> AsyncIterator[str]:
-        """An answer as it comes. The first part is waited for, so that what cannot be answered is refused with a status."""
-        started = time.perf_counter()
-        events = self._timed(self.backend.run(ask))
-        first = await anext(events)
-        self.figures.first_token.observe(time.perf_counter() - started)
-
-        async def all_of_them() -> AsyncIterator[Event]:
-            event = first
-            while True:
-                if isinstance(event, Ended):
-                    self._count(event)
-                yield event
-                try:
-                    event = await anext(events)
-                except StopAsyncIteration:
-                    return
-
-        async def lines() -> AsyncIterator[str]:
-            try:
-                async for line in Writer((await self.card()).name).chunks(all_of_them(), include_usage=include_usage):
-                    yield line
-            except Exception as error:
-                yield f"data: {json.dumps(problem_of(error).body())}\n\n"
-            finally:
-                await events.aclose()  # type: ignore[attr-defined]
-
-        return lines()
+    async def chat_stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        """An answer as it comes, as server-sent events."""
+        ask = await self.ask_of(request)
+        usage = request.stream_options is not None and request.stream_options.include_usage
+        writer = Writer((await self.card()).name, include_usage=usage)
+        async with aclosing(self._events(ask)) as events:
+            async for event in events:
+                yield writer.lines(event)
 
     # ------------------------------------------------------------ pictures
 
@@ -200,12 +179,8 @@ class Service:
         card = await self._card_of(request.model)
         clustering = clustering_of(request, card)
         (shown,) = await self._pictures([request.image], card)
-        events = [
-            event
-            async for event in self._timed(
-                self.backend.run(Look(pixels=shown.pixels, clustering=clustering, paint=paint))
-            )
-        ]
+        look = Look(pixels=shown.pixels, clustering=clustering, paint=paint)
+        events = [event async for event in self.backend.run(look)]
         assert isinstance(events[0], Seen)
         self.figures.tokens.labels("visual_read").inc(len(events[0].tokens))
         return card, events[0]
@@ -258,7 +233,11 @@ class Service:
     async def _pictures(self, urls: Sequence[str], card: Card) -> list[Shown]:
         self._check_number(len(urls))
         reader = ImageReader(self.config.limits, size=card.image_size)
-        return [await asyncio.to_thread(self._picture, url, reader) for url in urls]
+        shown = []
+        for url in urls:
+            small = reader.small_from_data_url(url)
+            shown.append(await asyncio.to_thread(self._picture, url, reader) if small is None else small)
+        return shown
 
     def _picture(self, url: str, reader: ImageReader) -> Shown:
         hosts = self.config.access.image_hosts
@@ -267,30 +246,26 @@ class Service:
         return reader.from_data_url(url)
 
     async def _reply(self, ask: Ask) -> tuple[list[Part], Ended]:
-        started = time.perf_counter()
         parts: list[Part] = []
-        async for event in self._timed(self.backend.run(ask)):
-            if not parts:
-                self.figures.first_token.observe(time.perf_counter() - started)
-            if isinstance(event, Ended):
-                self._count(event)
-                return parts, event
-            parts.append(event)  # type: ignore[arg-type]
+        async with aclosing(self._events(ask)) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    return parts, event
+                parts.append(event)
         raise AssertionError("a reply without an end")
 
-    async def _timed(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events, unless they take too long together."""
-        # Not asyncio.timeout: a stream is begun in one task and goes on in another.
-        deadline = time.monotonic() + self.config.limits.request_timeout_s
-        try:
-            while True:
-                try:
-                    event = await asyncio.wait_for(anext(events), max(0.0, deadline - time.monotonic()))
-                except StopAsyncIteration:
-                    return
-                yield event
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
+    async def _events(self, ask: Ask) -> AsyncGenerator[Part | Ended, None]:
+        """A reply as it comes, counted."""
+        started = time.perf_counter()
+        waiting = True
+        async with aclosing(self.backend.run(ask)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if waiting:
+                    waiting = False
+                    self.figures.first_token.observe(time.perf_counter() - started)
+                if isinstance(event, Ended):
+                    self._count(event)
+                yield event  # type: ignore[misc]
 
     def _count(self, ended: Ended) -> None:
         counted = {

@@ -6,13 +6,12 @@ What has come in is let in by the order in which it came, as long as rows and th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,10 @@ from setok.serving.model import Look, Seen, ServedModel
 logger = logging.getLogger(__name__)
 
 
+PATIENCE = 4
+"""Steps for which room is left empty at most, so that more can be read at once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failed:
     """A request could not be answered."""
@@ -37,6 +40,8 @@ class Failed:
 Call = Ask | Look
 Event = Part | Ended | Seen | Failed
 """What a request gives: parts and an end, or what was seen; or that it failed."""
+LAST = (Ended, Seen, Failed)
+"""After one of these nothing comes."""
 
 
 @dataclass(eq=False)
@@ -67,6 +72,8 @@ class Engine:
         self._running: dict[int, Ticket] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self._held = 0
+        """Steps for which room for several was left empty."""
         self._session = self._new_session()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -166,9 +173,7 @@ class Engine:
         rows = sum(ticket.rows for ticket in self._running.values())
         longest = max((ticket.places for ticket in self._running.values()), default=0)
         full = self._session is None or not self._session.can_be_joined
-        # Reading prompts one by one is slow: where many wait, they wait for room for several.
-        several = min(sum(isinstance(ticket.call, Ask) for ticket in self._waiting), self.limits.max_rows // 8)
-        full = full or (rows > 0 and self.limits.max_rows - rows < several)
+        full = full or not self._is_worth_reading(rows)
         passed: list[Ticket] = []
         for ticket in self._waiting:
             call = ticket.call
@@ -190,6 +195,25 @@ class Engine:
             asks.append(ticket)
         self._waiting = deque(passed)
         return looks, asks
+
+    def _is_worth_reading(self, rows: int) -> bool:
+        """Whether those who wait are to be let in now.
+
+        Reading few prompts takes nearly as long as reading many, and short replies end soon after each other: where there is not
+        yet room for all, nor for half a batch, those who wait do so for the next ends, though not for long.
+        """
+        waiting = sum(isinstance(ticket.call, Ask) for ticket in self._waiting)
+        room, most = self.limits.max_rows - rows, self.limits.max_rows
+        if rows == 0 or room >= min(waiting, most * 3 // 4):
+            self._held = 0
+            return True
+        if room < most // 8:
+            return False
+        self._held += 1
+        if self._held <= PATIENCE:
+            return False
+        self._held = 0
+        return True
 
     def _look(self, tickets: list[Ticket]) -> None:
         calls = [ticket.call for ticket in tickets if isinstance(ticket.call, Look)]
@@ -257,33 +281,3 @@ class Engine:
         )
         while len(session):
             session.step()
-
-
-class TakesCalls(Protocol):
-    """What an engine is to those who ask, wherever it runs."""
-
-    def submit(self, call: Call, deliver: Callable[[Event], object]) -> Any:
-        """As ``Engine.submit``."""
-
-    def cancel(self, ticket: Any) -> None:
-        """As ``Engine.cancel``."""
-
-
-async def events_of(engine: TakesCalls, call: Call) -> AsyncIterator[Event]:
-    """Everything that a request gives, as it comes; leaving the loop early gives the request up.
-
-    Raises:
-        SetokError: as ``Engine.submit``, or the request could not be answered.
-    """
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()
-    ticket = engine.submit(call, lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))
-    try:
-        while True:
-            event = await queue.get()
-            if isinstance(event, Failed):
-                raise event.error
-            yield event
-            if isinstance(event, (Ended, Seen)):
-                return
-    finally:
-        engine.cancel(ticket)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import multiprocessing
+import os
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 
 from ray_jobs.benchmarks import serve
 from ray_jobs.benchmarks.serve import Answer, bare, closed_loop, open_loop, summarise, table, tasks_of
+from ray_jobs.benchmarks.serve_process import Running
 from tests.served import NAME, predictor, serving
 
 
@@ -65,6 +70,50 @@ def test_figures() -> None:
     assert {line.count("|") for line in lines} == {10}
 
 
+def test_computing_time() -> None:
+    rounds = [
+        {"bare": 1.0, "model": 1.25, "server": 0.75, "client": 0.5},
+        {"bare": 2.0, "model": 2.0, "server": 0.5, "client": 0.5},
+        {"bare": 4.0, "model": 2.0, "server": 2.0, "client": 0.1},
+    ]
+    found = serve.costs(rounds, 100)
+    shares = {"model_share": 1.0, "one_core_share": 0.8}
+    assert found == pytest.approx({"bare": 20.0, "model": 20.0, "server": 7.5, "client": 5.0} | shares)
+    closed = summarise(1.0, [answer(200, 1.0)]) | {"concurrency": 64, "of_predictor": 0.95}
+    figures = {"predictor": {"answered_per_second": 2.1}, "closed_loop": closed, "open_loop": []}
+    lines = list(table(figures | {"cpu_ms_per_answer": found}))
+    assert "bare 20.00 ms; model 20.00 ms, server 7.50 ms, client 5.00 ms" in lines[-2]
+    assert "1.00 where the model has a core of its own, 0.80 where" in lines[-1]
+    assert list(table(figures | {"cpu_ms_per_answer": None}))[-1].startswith("| 64 at once")
+
+
+def _compute(seconds: float, done: Event) -> None:
+    while time.process_time() < seconds:
+        pass
+    done.set()
+    time.sleep(60)
+
+
+def test_computing_time_of_the_model_is_told_from_the_servers() -> None:
+    context = multiprocessing.get_context("spawn")
+    done = context.Event()
+    child = context.Process(target=_compute, args=(0.5, done))
+    running = Running(address="", pid=os.getpid())
+    before = running.cpu_seconds()
+    child.start()
+    try:
+        assert done.wait(60)
+        spent = running.cpu_seconds() - before
+        assert spent.model > 0.4
+        assert running.cpu_seconds().server == pytest.approx(
+            running.cpu_seconds().client, rel=0.5
+        )  # of the first process
+    finally:
+        child.kill()
+        child.join()
+    assert Running(address="").cpu_seconds().model == 0
+
+
 def test_the_command_measures_a_server_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,5 +140,6 @@ def test_the_command_measures_a_server_that_runs(
     assert [row["rate"] for row in figures["open_loop"]] == [50.0, 100.0]
     shares = figures["closed_loop"]["shares"]
     assert len(shares) == 3
+    assert figures["cpu_ms_per_answer"] is None  # of a server that is not ours
     assert figures["closed_loop"]["of_predictor"] == sorted(shares)[1]
     assert "predictor, bare" in capsys.readouterr().out

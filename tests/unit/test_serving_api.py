@@ -437,9 +437,46 @@ def test_a_stream_that_fails_midway_ends_with_an_error(address: str) -> None:
     with listening(Midway(ready=True), serve_config()) as other:
         client = openai.OpenAI(base_url=f"{other}/v1", api_key="none", max_retries=0)
         chunks = client.chat.completions.create(**ASKED, stream=True)  # type: ignore[call-overload]
-        assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["", "a"]
+        first = next(chunks).choices[0].delta
+        assert (first.role, first.content) == ("assistant", "a")
         with pytest.raises(openai.APIError, match="lost"):
             next(chunks)
+
+
+class HesitantBackend(SlowBackend):
+    """Says a word, and then nothing."""
+
+    async def run(self, call: Call) -> AsyncIterator[Event]:
+        from setok.predictor import TextPart
+
+        yield TextPart(text="a")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.given_up += 1
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error() -> None:
+    backend = HesitantBackend(ready=True)
+    with listening(backend, serve_config(limits__request_timeout_s=0.3)) as other:
+        answer = httpx2.post(f"{other}/v1/chat/completions", json=ASKED | {"stream": True}, timeout=30)
+    assert answer.status_code == 200
+    first, last = answer.text.strip().split("\n\n")
+    assert '"content":"a"' in first
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+    assert backend.given_up == 1
+
+
+def test_a_stream_whose_client_leaves_midway_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    backend = HesitantBackend(ready=True)
+    with listening(backend, serve_config()) as other:
+        with httpx2.stream("POST", f"{other}/v1/chat/completions", json=ASKED | {"stream": True}) as answer:
+            assert '"content":"a"' in next(answer.iter_lines())
+        deadline = time.monotonic() + 20
+        while not backend.given_up and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert backend.given_up == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_tokenizer_alone_says_what_it_can() -> None:

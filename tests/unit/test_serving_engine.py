@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from setok.errors import CheckpointError, ConfigError, DataError, OverloadedErro
 from setok.models.generation import GenerationOptions
 from setok.models.tokenizer import SeTok
 from setok.predictor import Ask, Ended, MaskPart, PicturePart, TextPart
-from setok.serving.engine import Engine, Event, Failed, events_of
+from setok.serving.delivery import _Post, events_of
+from setok.serving.engine import PATIENCE, Engine, Event, Failed, Ticket
 from setok.serving.model import Look, Seen, ServedModel
 from tests.sequences import noise_picture, setok_config
 from tests.served import NAME, predictor, serve_config, served_model, started_engine
@@ -278,3 +279,78 @@ def test_a_served_picture_is_cut_as_the_predictor_cuts_it() -> None:
     processor = SeTokImageProcessor(size=32, max_pixels=32**2)
     once = processor(pixels)["pixel_values"]
     assert torch.equal(once, processor(once)["pixel_values"])  # type: ignore[arg-type]
+
+
+def waiting_engine(*, running: int, waiting: int, max_rows: int = 8) -> Engine:
+    """One whose thread has not been started."""
+    engine = Engine(served_model(), BatchingConfig(max_rows=max_rows))
+    for number in range(running):
+        engine._running[number] = Ticket(ask(), lambda event: None, rows=1, places=10)
+    for _ in range(waiting):
+        engine.submit(ask(), lambda event: None)
+    return engine
+
+
+@pytest.mark.parametrize(("running", "waiting", "let_in"), [(0, 20, 8), (2, 20, 6), (7, 1, 1), (5, 3, 3)])
+def test_those_for_whom_there_is_room_are_let_in_at_once(running: int, waiting: int, let_in: int) -> None:
+    assert len(waiting_engine(running=running, waiting=waiting)._admit()[1]) == let_in
+
+
+def test_others_wait_for_the_next_ends_but_not_for_long() -> None:
+    engine = waiting_engine(running=4, waiting=20)
+    let_in = [len(engine._admit()[1]) for _ in range(PATIENCE + 1)]
+    assert let_in == [0] * PATIENCE + [4]
+    engine = waiting_engine(running=4, waiting=20)
+    assert engine._admit() == ([], [])
+    engine._running.clear()
+    assert len(engine._admit()[1]) == 8  # and not four, and four more a step later
+    assert all(waiting_engine(running=8, waiting=20)._admit() == ([], []) for _ in range(2 * PATIENCE))
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often other threads wake it."""
+
+    woken = 0
+
+    def call_soon_threadsafe(self, *arguments: Any, **more: Any) -> asyncio.Handle:
+        self.woken += 1
+        return super().call_soon_threadsafe(*arguments, **more)
+
+
+class Talkative:
+    """Says very much from a thread of its own, all at once."""
+
+    def submit(self, call: Any, deliver: Callable[[Event], object]) -> threading.Thread:
+        def say() -> None:
+            for number in range(1000):
+                deliver(TextPart(text=str(number)))
+            deliver(Ended(reason="stop", prompt_tokens=1, prompt_visual_tokens=0, text_tokens=1, visual_tokens=0))
+
+        thread = threading.Thread(target=say)
+        thread.start()
+        thread.join()
+        return thread
+
+    def cancel(self, ticket: Any) -> None:
+        raise AssertionError("it is complete")
+
+
+def test_an_event_loop_is_woken_once_for_all_that_has_gathered() -> None:
+    async def listen() -> list[Event]:
+        return [event async for event in events_of(Talkative(), ask())]
+
+    loop = CountingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        events = runner.run(listen())
+        woken = loop.woken
+    texts = [event.text for event in events if isinstance(event, TextPart)]
+    assert texts == [str(number) for number in range(1000)]
+    assert woken == 1
+
+
+def test_delivering_to_a_closed_loop_is_an_error_every_time() -> None:
+    post, loop = _Post(), asyncio.new_event_loop()
+    loop.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            post.put(loop, asyncio.Queue(), TextPart(text="a"))

@@ -21,7 +21,7 @@ from setok.config import LimitsConfig
 from setok.errors import DataError
 from setok.serving import fetching
 from setok.serving.fetching import fetch
-from setok.serving.images import ImageReader, png
+from setok.serving.images import SMALL_BYTES, ImageReader, png
 from tests.served import data_url, opened, picture
 
 READER = ImageReader(LimitsConfig(max_image_bytes=200_000, max_image_pixels=1_000_000), size=32)
@@ -205,3 +205,24 @@ def test_a_gif_shows_its_first_frame() -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     assert READER.from_bytes(file.getvalue()).pixels[:, 5, 5].tolist() == [255, 0, 0]
+
+
+def test_small_pictures_are_told_from_those_that_take_long() -> None:
+    reader = READER
+    small = data_url(picture(40, 32))
+    seen = reader.small_from_data_url(small)
+    assert seen is not None
+    wanted = reader.from_data_url(small)
+    assert seen.size == wanted.size == (32, 40)
+    assert (seen.pixels == wanted.pixels).all()
+    many_pixels = data_url(picture(300, 300))
+    assert len(many_pixels) < SMALL_BYTES
+    assert reader.small_from_data_url(many_pixels) is None
+    assert reader.from_data_url(many_pixels).size == (300, 300)
+    rng = np.random.default_rng(0)
+    many_bytes = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (120, 120, 3), np.uint8)).save(many_bytes, "PNG")
+    assert reader.small_from_data_url(data_url(many_bytes.getvalue())) is None
+    assert reader.small_from_data_url("data:image/png;base64,AAAA") is None
+    few = READER.limits.model_copy(update={"max_image_pixels": 1000})
+    assert ImageReader(few, size=32).small_from_data_url(small) is None
