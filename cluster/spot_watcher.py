@@ -195,8 +195,8 @@ def positive(text: str) -> float:
     return value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; what checks files of clusters asks it, too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cloud", choices=["auto", *CLOUDS], default="auto")
     parser.add_argument("--every", type=positive, default=2.0, metavar="SECONDS", help="time between two questions")
@@ -205,7 +205,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="of the cluster; as a rule Ray finds the one this node is in")
     parser.add_argument("--node-id", help="of the node; as a rule this one")
     parser.add_argument("--metadata", default=METADATA, metavar="URL", help="of the metadata service, for trials")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    arguments = make_parser().parse_args(argv)
     try:
         return watch(arguments)
     except NoMetadataError as error:

@@ -114,7 +114,10 @@ def parse(
         ConfigError: the config does not exist or is wrong.
         SystemExit: after ``--help``, ``--print-config``, ``--dry-run``, an action, and for unknown arguments.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = f"python -m ray_jobs.{kind.model_fields['job'].default}"
+    parser = argparse.ArgumentParser(
+        prog=command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_config_arguments(parser, required=preset is None)
     parser.add_argument("--print-config", action="store_true", help="print the complete config as YAML and stop")
     parser.add_argument(

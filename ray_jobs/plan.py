@@ -108,7 +108,9 @@ def _parts(config: Job) -> list[TrainConfig | ServeConfig | EvaluateConfig]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     launch.add_config_arguments(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

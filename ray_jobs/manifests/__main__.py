@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: something is wrong with a file; all that is was printed before.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.manifests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("paths", nargs="+", type=Path, help="files, or folders such as cluster")
     parser.add_argument(
         "--crds", type=Path, metavar="FOLDER", help="with KubeRay's CRDs, for the schema of its objects"

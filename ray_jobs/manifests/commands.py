@@ -61,7 +61,7 @@ def in_text(text: str, path: str) -> list[Command]:
 
 def _parse(module: str, rest: str, path: str) -> Command:
     try:
-        words = _until_end(shlex.split(rest.rstrip(" |.,:;)"), posix=True))
+        words = until_end(shlex.split(rest.rstrip(" |.,:;)"), posix=True))
     except ValueError as error:
         return Command(path, module, problem=f"the shell would not take it: {error}")
     config: str | None = None
@@ -81,7 +81,7 @@ def _parse(module: str, rest: str, path: str) -> Command:
     return Command(path, module, config, tuple(overrides), tuple(flags))
 
 
-def _until_end(words: Sequence[str]) -> list[str]:
+def until_end(words: Sequence[str]) -> list[str]:
     """The words of the first of several commands."""
     taken: list[str] = []
     for word in words:
@@ -104,7 +104,7 @@ def _problems(command: Command, root: Path) -> Iterator[Problem]:
     if command.problem:
         yield Problem(command.path, f"{said} …: {command.problem}", "balance its quotes")
         return
-    source = _source_of(command.module)
+    source = source_of(command.module)
     if source is None:
         known = [f"ray_jobs.{name}" for name in _jobs()]
         yield Problem(command.path, f"{said}: there is no such module", did_you_mean(command.module, known))
@@ -153,7 +153,7 @@ def _kind(command: Command, config: str) -> type[Job]:
     raise ConfigError(f"{config} is for no known job", did_you_mean(config, list_presets()))
 
 
-def _source_of(module: str) -> str | None:
+def source_of(module: str) -> str | None:
     """The text of a module that exists, without importing it; of a package, that of all its files."""
     *packages, name = module.split(".")
     root = importlib.util.find_spec(packages[0])

@@ -26,11 +26,22 @@ def problems(file: Path, *, root: Path) -> Iterator[Problem]:
     users = [rest for word, rest in steps if word == "USER"]
     if not users or re.match(r"(root|0)\b", users[-1]):
         yield Problem("USER", "containers run as root", "end with USER 1000:1000")
+    yield from _python(steps, root)
     yield from _pins(text, steps, root)
     yield from _copies(steps, root)
     environment = [rest for word, rest in steps if word in ("ENV", "ARG")]
     yield from house.environment_problems(environment)
     yield from house.secret_problems(environment)
+
+
+def _python(steps: list[tuple[str, str]], root: Path) -> Iterator[Problem]:
+    """The pins were made, and tested, on one minor version, and wheels of others may not exist."""
+    tested = re.search(r"^#.*\bCPython (\d+\.\d+)", (root / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    for word, rest in steps:
+        found = re.match(r"(?:\S*/)?python:(\d+\.\d+)", rest) if word == "FROM" else None
+        if found and tested and found[1] != tested[1]:
+            yield Problem("FROM", f"Python is {found[1]} here and {tested[1]} in constraints.txt",
+                          f"FROM python:{tested[1]}.…")  # fmt: skip
 
 
 def _pins(text: str, steps: list[tuple[str, str]], root: Path) -> Iterator[Problem]:

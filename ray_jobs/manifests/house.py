@@ -17,7 +17,8 @@ SAVE_SECONDS = 60.0
 """What a notice must leave for a save besides the poll that finds it: a model of 7B with adapters to network storage."""
 TEARDOWN_SECONDS = 20.0
 """From the end of the drain to the end of Ray's processes."""
-IMAGE = re.compile(r"(?P<repository>[\w./:-]*\bsetok):(?P<tag>[\w.-]+)")
+RAY_PORTS = {6379: "GCS", 8265: "the dashboard and its Jobs API", 10001: "the client server"}
+"""Whoever reaches one of them may run any code on the cluster."""
 _TAG = re.compile(r"ray(?P<version>\d+\.\d+\.\d+)-(?P<variant>cpu|gpu)")
 _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEYS?|ACCESS_KEY(_ID)?|CREDENTIALS?)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(

@@ -1,4 +1,4 @@
-"""Files of ``ray up``: Ray's schema and rules, the cloud's own description of a machine, and what this project asks."""
+"""Files of ``ray up``: Ray's schema and rules, and what this project asks; what the cloud asks is in ``clouds``."""
 
 from __future__ import annotations
 
@@ -9,40 +9,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.manifests import house, schemas
-from ray_jobs.manifests.problems import Problem, explain, join, schema_problems, shown
+from ray_jobs.manifests import clouds, house
+from ray_jobs.manifests.clouds import cloud_of, is_spot
+from ray_jobs.manifests.problems import Problem, explain, join
 from setok.config import ScalingConfig
 from setok.errors import did_you_mean
 
 _PROVIDER_KEYS = {"coordinator_address", "aws_credentials", "key_pair"}
 """Those that Ray's code reads and its schema does not tell."""
 _NEEDED = {"aws": ("region",), "gcp": ("region", "availability_zone", "project_id")}
-_RAY_PORTS = {6379: "GCS", 8265: "the dashboard and its Jobs API", 10001: "the client server"}
+_RAYS_PORT = "6379"
 
 
 def problems(tree: dict[str, Any]) -> Iterator[Problem]:
     """All that is wrong with a launcher file."""
     yield from _by_ray(tree)
     yield from _provider(tree)
+    yield from clouds.problems(tree)
     types = tree.get("available_node_types")
     for name, node in types.items() if isinstance(types, dict) else ():
         if isinstance(node, dict):
             yield from _node_type(tree, str(name), node)
+    yield from _workers(tree)
     yield from _head(tree)
     yield from _container(tree)
     yield from _access(tree)
-    yield from _watcher(tree)
-
-
-def not_checked(tree: dict[str, Any]) -> Iterator[str]:
-    """What cannot be looked at because the cloud's client is not installed."""
-    cloud = _cloud(tree)
-    if (cloud == "aws" and schemas.of_aws_instance() is None) or (cloud == "gcp" and schemas.of_gcp_instance() is None):
-        yield f"node_config: the client of {cloud} is missing (pip install -c constraints.txt '.[cluster]')"
-
-
-def _cloud(tree: dict[str, Any]) -> str:
-    return str((tree.get("provider") or {}).get("type", ""))
 
 
 def _provider(tree: dict[str, Any]) -> Iterator[Problem]:
@@ -54,9 +45,9 @@ def _provider(tree: dict[str, Any]) -> Iterator[Problem]:
     for key in provider:
         if key not in known:
             yield Problem(join("provider", key), f"unknown key {key!r}", did_you_mean(str(key), known))
-    for key in _NEEDED.get(_cloud(tree), ()):
+    for key in _NEEDED.get(cloud_of(tree), ()):
         if not provider.get(key):
-            yield Problem("provider", f"{key} is required for {_cloud(tree)} and missing", "add it")
+            yield Problem("provider", f"{key} is required for {cloud_of(tree)} and missing", "add it")
 
 
 def _by_ray(tree: dict[str, Any]) -> Iterator[Problem]:
@@ -91,43 +82,42 @@ def _node_type(tree: dict[str, Any], name: str, node: dict[str, Any]) -> Iterato
         yield Problem(
             join(at, "min_workers"), f"min_workers={least} is above max_workers={most}", f"max_workers: {least}"
         )
-    config = node.get("node_config")
-    if not isinstance(config, dict):
-        return
-    if _cloud(tree) == "aws":
-        yield from _aws(config, join(at, "node_config"))
-    if _cloud(tree) == "gcp" and (schema := schemas.of_gcp_instance()) is not None:
-        yield from schema_problems(schema, config, join(at, "node_config"))
+    yield from clouds.node_problems(tree, node, at)
     if _is_gpu(node) and house.variant_of(_image_of(tree, node)) == "cpu":
         yield Problem(join(at, "docker"), "nodes with GPUs get the image without CUDA", "worker_image: …-gpu")
 
 
-def _aws(config: dict[str, Any], at: str) -> Iterator[Problem]:
-    """What EC2 would refuse; ``SubnetIds`` is the launcher's own, which makes ``SubnetId`` of it."""
-    shape = schemas.of_aws_instance()
-    if shape is None:
-        return
-    from botocore.validate import ParamValidator
-
-    asked = {key: value for key, value in config.items() if key != "SubnetIds"} | {"MinCount": 1, "MaxCount": 1}
-    report = ParamValidator().validate(asked, shape)
-    for line in report.generate_report().splitlines():
-        path = found[1] if (found := re.search(r"(?:in|for parameter) ([A-Z][\w.\[\]]*)[:,]", line)) else ""
-        yield Problem(join(at, path), line.replace(" in input", ""), "see RunInstances of the EC2 API")
-    yield from _enums(asked, shape, at)
-
-
-def _enums(value: Any, shape: Any, at: str) -> Iterator[Problem]:
-    """Values that a shape does not list, which botocore leaves to the server; new machine types need a new botocore."""
-    if shape.type_name == "structure" and isinstance(value, dict):
-        for key, member in value.items():
-            if key in shape.members:
-                yield from _enums(member, shape.members[key], join(at, key))
-    elif shape.type_name == "list" and isinstance(value, list):
-        for number, member in enumerate(value):
-            yield from _enums(member, shape.member, join(at, number))
-    elif getattr(shape, "enum", None) and isinstance(value, str) and value not in shape.enum:
-        yield Problem(at, f"{shown(value)} is unknown to EC2", did_you_mean(value, shape.enum))
+def _workers(tree: dict[str, Any]) -> Iterator[Problem]:
+    """Workers that could never start, or never find their head."""
+    head, types = tree.get("head_node_type"), tree.get("available_node_types")
+    most = (
+        [node.get("max_workers", tree.get("max_workers", 0)) for name, node in types.items() if name != head]
+        if types
+        else []
+    )
+    if tree.get("max_workers") == 0 or (most and not any(most)):
+        yield Problem("max_workers", "max_workers=0: the cluster would be a head, and no work is placed on that",
+                      "max_workers: as many nodes as it may cost")  # fmt: skip
+    provider = tree.get("provider") or {}
+    hosts, least = provider.get("worker_ips"), tree.get("min_workers", 0)
+    if cloud_of(tree) == "local" and isinstance(hosts, list) and least > len(hosts):
+        yield Problem("min_workers", f"min_workers={least}, and provider.worker_ips has {len(hosts)}",
+                      f"min_workers: {len(hosts)}, or more machines")  # fmt: skip
+    starts = " ".join(map(str, tree.get("head_start_ray_commands") or ()))
+    port = found[1] if (found := re.search(r"\bray start\b[^;&|]*--port[= ](\d+)", starts)) else _RAYS_PORT
+    joins = False
+    for number, command in enumerate(tree.get("worker_start_ray_commands") or ()):
+        for given in re.findall(r"--address[= ]\$\{?RAY_HEAD_IP\}?:(\d+)", str(command)):
+            joins = True
+            if given != port:
+                yield Problem(
+                    join("worker_start_ray_commands", number),
+                    f"workers look for the head at port {given}, and it listens at {port}",
+                    f"--address=$RAY_HEAD_IP:{port}",
+                )
+    if not joins:
+        yield Problem("worker_start_ray_commands", "no command of a worker joins the head, whose address is in RAY_HEAD_IP",
+                      f"ray start --address=$RAY_HEAD_IP:{port}")  # fmt: skip
 
 
 def _head(tree: dict[str, Any]) -> Iterator[Problem]:
@@ -136,7 +126,7 @@ def _head(tree: dict[str, Any]) -> Iterator[Problem]:
     if not re.search(r"--num-cpus[= ]0\b", start):
         yield Problem("head_start_ray_commands", "work would be placed on the head, beside driver and GCS",
                       "ray start --head --num-cpus=0 …")  # fmt: skip
-    if _cloud(tree) != "local" and "--autoscaling-config" not in start:
+    if cloud_of(tree) != "local" and "--autoscaling-config" not in start:
         yield Problem("head_start_ray_commands", "the head would not start any worker",
                       "ray start --head --autoscaling-config=~/ray_bootstrap_config.yaml …")  # fmt: skip
     name = tree.get("head_node_type")
@@ -156,8 +146,9 @@ def _container(tree: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "docker.run_options", "containers do not see the storage that all nodes share", "--volume /shared:/shared"
         )
-    mounts = " ".join(map(str, tree.get("initialization_commands") or ()))
-    if not re.search(r"\bmount(point)?\b.*\s/shared\b", mounts):
+    mounts = "; ".join(map(str, tree.get("initialization_commands") or ()))
+    way = r"mount(point)?" if cloud_of(tree) == "local" else "mount"  # a new machine has nothing mounted yet
+    if not re.search(rf"\b{way}\s[^|&;]*\s/shared(?=[\s;]|$)", mounts):
         yield Problem(
             "initialization_commands", "nothing mounts shared storage at /shared", "mount NFS, EFS or Filestore there"
         )
@@ -191,24 +182,11 @@ def _access(tree: dict[str, Any]) -> Iterator[Problem]:
     ):
         ports = range(int(rule.get("FromPort", 0)), int(rule.get("ToPort", 65535)) + 1)
         everyone = "0.0.0.0/0" in str(rule)
-        for port in _RAY_PORTS if everyone else ():
+        for port in house.RAY_PORTS if everyone else ():
             if port in ports:
                 yield Problem(join("provider.security_group.IpPermissions", number),
-                              f"port {port} ({_RAY_PORTS[port]}) is open to everyone", "close it, and use a tunnel")  # fmt: skip
-
-
-def _watcher(tree: dict[str, Any]) -> Iterator[Problem]:
-    nodes = tree.get("available_node_types")
-    spot = [name for name, node in nodes.items() if is_spot(node)] if isinstance(nodes, dict) else []
-    if spot and "spot_watcher.py" not in " ".join(map(str, tree.get("worker_start_ray_commands") or ())):
-        yield Problem("worker_start_ray_commands", f"{', '.join(spot)} may be taken away, and nothing tells Ray in time",
-                      "start cluster/spot_watcher.py beside ray start")  # fmt: skip
-
-
-def is_spot(node: Any) -> bool:
-    """Whether the cloud may take machines of this type away."""
-    config = str(node.get("node_config") if isinstance(node, dict) else "").lower()
-    return bool(re.search(r"'markettype': 'spot'|'provisioningmodel': 'spot'|'preemptible': true", config))
+                              f"port {port} ({house.RAY_PORTS[port]}) is open to everyone",
+                              "close it, and use a tunnel")  # fmt: skip
 
 
 def _is_gpu(node: dict[str, Any]) -> bool:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ray_jobs.manifests import commands, house, schemas
+from ray_jobs.manifests import commands, house, served
 from ray_jobs.manifests.controller import clusters, container_of, groups, pod_of
-from ray_jobs.manifests.problems import Problem, join, shown, unknown_keys
-from setok.config import IngestConfig, Job, PipelineConfig, ScalingConfig, ServeConfig, TrainConfig, load_config
+from ray_jobs.manifests.problems import Problem, join
+from setok.config import EvaluateConfig, IngestConfig, Job, PipelineConfig, ScalingConfig, ServeConfig, TrainConfig
 from setok.errors import SetokError
 
 RAYS_DRAIN_SECONDS = 30.0
-_SERVED = "spec.serveConfigV2"
 _REMOTE = re.compile(r"^(s3|gs|gcs|abfss?|hdfs)://")
 
 
 def problems(tree: dict[str, Any], *, root: Path) -> Iterator[Problem]:
     """All that is wrong with a RayCluster, RayJob or RayService besides what its schema and the operator say."""
-    jobs = list(_jobs(tree, root))
+    jobs = list(jobs_of(tree, root))
     for at, cluster in clusters(tree):
         if (cluster.get("authOptions") or {}).get("mode") != "token":
             yield Problem(join(at, "authOptions.mode"), "the cluster takes commands without a token", "mode: token")
@@ -46,14 +43,9 @@ def problems(tree: dict[str, Any], *, root: Path) -> Iterator[Problem]:
             yield from _room(path, job, cluster)
             yield from _storage(path, job, cluster)
     yield from _job(tree)
-    if tree.get("kind") == "RayService":
-        try:
-            yield from serve_problems(yaml.safe_load(_served(tree)), _SERVED)
-        except yaml.YAMLError as error:
-            yield Problem(_SERVED, f"it is no YAML: {error}", "check it at that place")
 
 
-def _jobs(tree: dict[str, Any], root: Path) -> Iterator[tuple[str, Job]]:
+def jobs_of(tree: dict[str, Any], root: Path) -> Iterator[tuple[str, Job]]:
     """What a RayJob's entrypoint or a RayService's config would run; wrong ones are told elsewhere."""
     for command in commands.in_tree(tree):
         try:
@@ -63,50 +55,12 @@ def _jobs(tree: dict[str, Any], root: Path) -> Iterator[tuple[str, Job]]:
         if config is not None:
             yield command.path, config
     try:
-        served = yaml.safe_load(_served(tree))
+        tree_served = yaml.safe_load(served.text_of(tree))
     except yaml.YAMLError:
         return
-    for path, config, _ in serve_configs(served, _SERVED):
+    for path, config, _ in served.configs(tree_served, served.AT):
         if config is not None:
             yield path, config
-
-
-def _served(tree: dict[str, Any]) -> str:
-    """The text of a RayService's config of Ray Serve."""
-    return str((tree.get("spec") or {}).get("serveConfigV2") or "")
-
-
-def serve_configs(tree: Any, at: str = "") -> Iterator[tuple[str, ServeConfig | None, SetokError | None]]:
-    """Path and config of every application of ours in a config of Ray Serve, or what is wrong with it."""
-    for number, application in enumerate((tree or {}).get("applications") or ()):
-        if application.get("import_path") != "ray_jobs.serve:build":
-            continue
-        path, arguments = join(at, "applications", number, "args"), application.get("args") or {}
-        changes = [f"{key}={json.dumps(value)}" for key, value in (arguments.get("set") or {}).items()]
-        try:
-            yield path, load_config(ServeConfig, arguments.get("config", "serve"), changes), None
-        except SetokError as error:
-            yield path, None, error
-
-
-def serve_problems(tree: Any, at: str = "") -> Iterator[Problem]:
-    """What Ray Serve or our application would refuse, and keys that Ray Serve would pass over."""
-    import jsonschema
-    from pydantic import ValidationError
-    from ray.serve.schema import ServeDeploySchema
-
-    try:
-        ServeDeploySchema.model_validate(tree)
-    except ValidationError as error:
-        for told in error.errors():
-            where = join(at, *told["loc"])
-            yield Problem(where, f"{shown(told['input'])}: {told['msg']}", "see the config files of Ray Serve")
-    validator = jsonschema.Draft202012Validator(schemas.strict(ServeDeploySchema.model_json_schema()))
-    for problem in unknown_keys(validator, tree):
-        yield replace(problem, path=join(at, problem.path))
-    for path, _, wrong in serve_configs(tree, at):
-        if wrong is not None:
-            yield Problem(path, wrong.problem, wrong.remedy)
 
 
 def _pod(pod: dict[str, Any], at: str, name: str, needs: float) -> Iterator[Problem]:
@@ -170,6 +124,9 @@ def _room(path: str, job: Job, cluster: dict[str, Any]) -> Iterator[Problem]:
             "GPU": replicas.max * replicas.gpus,
             "CPU": replicas.max * replicas.cpus + ingress.replicas * ingress.cpus,
         }
+    elif isinstance(job, EvaluateConfig):
+        yield from _room_at_start(path, job, cluster)
+        return
     else:
         return
     has = {"GPU": 0.0, "CPU": 0.0}
@@ -181,6 +138,17 @@ def _room(path: str, job: Job, cluster: dict[str, Any]) -> Iterator[Problem]:
         if amount > has[kind]:
             yield Problem(path, f"the job asks for {amount:g} {kind}s, and all groups at their maxReplicas have {has[kind]:g}",
                           "raise maxReplicas, or lower scaling.num_workers (replicas.max)")  # fmt: skip
+
+
+def _room_at_start(path: str, job: EvaluateConfig, cluster: dict[str, Any]) -> Iterator[Problem]:
+    """An evaluation waits for no nodes: what it needs must come with the cluster."""
+    least = 0.0
+    for group in cluster.get("workerGroupSpecs") or []:
+        limits = (container_of(pod_of(group)).get("resources") or {}).get("limits") or {}
+        least += max(group.get("minReplicas", 0), group.get("replicas", 0)) * _amount(limits.get("nvidia.com/gpu", 0))
+    if job.use_gpu and least < job.num_replicas:
+        yield Problem(path, f"an evaluation with num_replicas={job.num_replicas} is refused at its start: {least:g} GPUs come"
+                      " with the cluster", "raise minReplicas of a group with GPUs")  # fmt: skip
 
 
 def _storage(path: str, job: Job, cluster: dict[str, Any]) -> Iterator[Problem]:
@@ -207,6 +175,9 @@ def _places(job: Job) -> Iterator[tuple[str, str]]:
             yield "validation.data", job.validation.data
     if isinstance(job, IngestConfig):
         yield "output", job.output
+    if isinstance(job, EvaluateConfig):
+        yield "checkpoint", job.checkpoint
+        yield "data", job.data
     if isinstance(job, PipelineConfig):
         for number, ingest in enumerate(job.ingest):
             yield f"ingest.{number}.output", ingest.output
@@ -225,6 +196,9 @@ def _job(tree: dict[str, Any]) -> Iterator[Problem]:
         and not spec.get("clusterSelector")
     ):
         yield Problem("spec.shutdownAfterJobFinishes", "the cluster stays, and costs, after the job", "true")
+    if spec.get("submissionMode") == "HTTPMode":
+        yield Problem("spec.submissionMode", "with HTTPMode no pod submits the job: `kubectl logs -l job-name=…` finds no log,"
+                      " and submitterConfig has no effect", "submissionMode: K8sJobMode")  # fmt: skip
     if spec.get("entrypointNumCpus", 0) or spec.get("entrypointNumGpus", 0):
         yield Problem("spec.entrypointNumCpus", "the driver belongs on the head, which has no CPUs to give", "0")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,5 +30,21 @@ def mistyped(repo_root: Path, tmp_path: Path, crds: Path | None) -> Mistyped:
         copy = tmp_path / Path(name).name
         copy.write_text(text.replace(before, after, 1), "utf-8")
         return list(check_files([copy], root=repo_root, crds=crds).problems)
+
+    return check
+
+
+@pytest.fixture
+def mistyped_folder(repo_root: Path, tmp_path: Path, crds: Path | None) -> Mistyped:
+    """The same for a file among all that Kubernetes gets, and the server's, which are checked together."""
+
+    def check(name: str, before: str, after: str) -> list[Problem]:
+        folder = tmp_path / "kuberay"
+        shutil.copytree(repo_root / "cluster" / "kuberay", folder)
+        shutil.copy(repo_root / "cluster" / "serve.yaml", folder)
+        text = (folder / name).read_text("utf-8")
+        assert before in text, f"{name} has no {before!r} any more: adapt this case"
+        (folder / name).write_text(text.replace(before, after, 1), "utf-8")
+        return list(check_files([folder], root=repo_root, crds=crds).problems)
 
     return check

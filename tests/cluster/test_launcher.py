@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ray_jobs.manifests import machines
+
 moto = pytest.importorskip("moto", reason="moto[server] is not installed")
 
 
@@ -62,6 +64,38 @@ def test_every_node_type_is_launched_as_it_is_described(cloud: Any, repo_root: P
     }
     for machine in launched.values():  # none of Ray's own groups, which let the world in at port 22
         assert [member["GroupId"] for member in machine.security_groups] == [group]
+
+
+def test_what_is_said_of_machines_is_what_the_catalogue_has() -> None:
+    """Every machine of EC2: its GPUs and CPUs are told right, or not at all."""
+    from moto.ec2.models.instance_types import INSTANCE_TYPES
+
+    told = 0
+    for name, machine in INSTANCE_TYPES.items():
+        config = {"InstanceType": name}
+        gpus = sum(gpu["Count"] for gpu in machine.get("GpuInfo", {}).get("Gpus", ()))
+        assert machines.gpus_of(config) in (None, gpus), name
+        assert (machines.cpus_of(config) or 10**6) >= machine["VCpuInfo"]["DefaultVCpus"], name
+        told += bool(machines.gpus_of(config))
+    assert told >= 30, "machines with GPUs are no longer recognised"
+
+
+@pytest.mark.parametrize(
+    ("config", "gpus", "cpus"),
+    [
+        ({"machineType": "g2-standard-48"}, 4, 48),
+        ({"machineType": "zones/us-central1-a/machineTypes/g2-standard-96"}, 8, 96),
+        ({"machineType": "a2-highgpu-4g"}, 4, None),
+        ({"machineType": "a3-megagpu-8g"}, 8, None),
+        ({"machineType": "n1-standard-16", "guestAccelerators": [{"acceleratorCount": 2}]}, 2, 16),
+        ({"machineType": "n2-highmem-8"}, 0, 8),
+        ({"machineType": "custom-8-32768"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_machines_of_google_cloud(config: dict[str, Any], gpus: int | None, cpus: int | None) -> None:
+    assert machines.gpus_of(config) == gpus
+    assert machines.cpus_of(config) == cpus
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "onprem.yaml"])

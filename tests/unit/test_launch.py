@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import yaml
 from ray._private.ray_logging import LogDeduplicator
 
 from ray_jobs import launch
-from setok.config import TrainConfig, dump_config
+from setok.config import JOBS, TrainConfig, dump_config
 from setok.errors import ConfigError, DataError, TrainingError
 from tests.fakes import train_config
 
@@ -63,6 +65,20 @@ def test_actions_run_instead_of_the_job(file: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         launch.parse(TrainConfig, "", ["--help"], actions=actions)
     assert "--look-at N" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_help_says_how_a_job_is_started(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launch.parse(JOBS[name], "", ["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m ray_jobs.{name} ")
+
+
+@pytest.mark.parametrize("name", ["benchmark", "doctor", "manifests.__main__", "plan", "submit"])
+def test_help_of_the_other_commands_has_the_same_form(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"ray_jobs.{name}").main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m ray_jobs.{name.removesuffix('.__main__')} ")
 
 
 def test_unknown_preset_names_the_closest(file: str) -> None:

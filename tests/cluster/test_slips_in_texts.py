@@ -1,0 +1,117 @@
+"""Slips of the pen in the Dockerfile, in texts with commands, in units of systemd, and in YAML itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.manifests import check_files
+from tests.cluster.conftest import Mistyped
+from tests.cluster.slips import expect
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what", "remedy"),
+    [
+        ("FROM python:3.11.14-slim", "FROM python:latest", "may be another image tomorrow", "full version"),
+        ("FROM python:3.11.14-slim", "FROM python:3.13.2-slim", "Python is 3.13 here and 3.11", "FROM python:3.11"),
+        ("USER 1000:1000", "USER root", "run as root", "1000:1000"),
+        ("ARG TORCH=2.13.0", "ARG TORCH=2.12.0", "torch is 2.12.0 here and 2.13.0", "ARG TORCH=2.13.0"),
+        (" -c constraints.txt", "", "newest", "-c constraints.txt"),
+        ("COPY setok ./setok", "COPY tests ./tests", "tests is not sent", "!tests"),
+        ("COPY setok ./setok", "COPY setokk ./setok", "there is no setokk", "root of the repository"),
+        (
+            "SETOK_CACHE=/cache",
+            "SETOK_CAHCE=/cache",
+            "nothing reads the environment variable SETOK_CAHCE",
+            "SETOK_CACHE",
+        ),
+        ("PYTHONUNBUFFERED=1", "HF_TOKEN=hf_abc", "the value of HF_TOKEN", "~/.setok"),
+    ],
+)
+def test_a_slip_in_the_dockerfile(before: str, after: str, what: str, remedy: str, mistyped: Mistyped) -> None:
+    expect(mistyped("Dockerfile", before, after), "Dockerfile", "", what, remedy)
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "remedy"),
+    [
+        ("    python -m ray_jobs.serv --config serve", "no such module", "'ray_jobs.serve'"),
+        ("run `python -m ray_jobs.train --config tokeniser`", "'tokeniser'", "'tokenizer'"),
+        (
+            "    python -m ray_jobs.train \\\n      --config tokenizer --set train.stpes=3",
+            "'train.stpes': did you mean 'steps'",
+            "--print-config",
+        ),
+        ("    python -m ray_jobs.train --config tokenizer --dryrun", "no flag --dryrun", "'--dry-run'"),
+        ("    python -m ray_jobs.train --config instruct_demo --set 'name=x", "shell", "quotes"),
+        ("    python -m ray_jobs.train --config ingest", "job: ingest", "ray_jobs.ingest"),
+        ("    python -m ray_jobs.train --config tokenizer --set train.steps", "no form key=value", "train.steps=1000"),
+    ],
+)
+def test_a_slip_in_a_text(line: str, what: str, remedy: str, tmp_path: Path, repo_root: Path) -> None:
+    text = tmp_path / "README.md"
+    text.write_text(f"# Title\n\n{line}\n")
+    problems = list(check_files([text], root=repo_root).problems)
+    assert [problem.path for problem in problems] == ["line 3"], problems
+    expect(problems, "README.md", "", what, remedy)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "    python -m ray_jobs.train --config NAME --set KEY=VALUE …",
+        "    python -m ray_jobs.train --config tokenizer && python -m ray_jobs.train --config mine.yaml  # whatever",
+        "    ray job submit --working-dir . -- python -m ray_jobs.train --config tokenizer --set output_dir=/x > log 2>&1",
+        "`python -m ray_jobs.{ingest,train}` and `python -m json.tool` are no commands of ours",
+    ],
+)
+def test_what_is_no_slip(line: str, tmp_path: Path, repo_root: Path) -> None:
+    text = tmp_path / "README.md"
+    text.write_text(line)
+    assert not check_files([text], root=repo_root).problems
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path", "what", "remedy"),
+    [
+        ("--ray /opt", "--rays /opt", "line 7", "spot_watcher.py has no flag --rays", "'--ray'"),
+        ("spot_watcher.py --ray", "spot_watcher.py --cloud awz --ray", "line 7", "invalid choice: 'awz'", "--help"),
+        ("cluster/spot_watcher.py", "cluster/spot_wacher.py", "line 7", "does not start spot_watcher.py", "ExecStart="),
+        ("/usr/bin/python3", "python3", "line 7", "['python3']", "whole path"),
+        ("--ray /opt/setok/.venv/bin/ray", "--ray ray", "line 7", "--ray ray", "/bin/ray"),
+        ("[Service]", "[Servce]", "line 6", "passes over a section 'Servce'", "'Service'"),
+        ("ExecStart=", "ExecStrat=", "", "there is no ExecStart", "ExecStart="),
+    ],
+)
+def test_a_slip_in_the_unit_of_systemd(
+    before: str, after: str, path: str, what: str, remedy: str, mistyped: Mistyped
+) -> None:
+    expect(mistyped("spot-watcher.service", before, after), "spot-watcher.service", path, what, remedy)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path", "what", "remedy"),
+    [
+        (
+            "  port: 8000",
+            "\tport: 8000",
+            "line 8",
+            "a tab, which YAML takes for no indentation: 'port: 8000'",
+            "with spaces",
+        ),
+        ("  port: 8000", "   port: 8000", "line 8", "a key where a value was expected: 'port: 8000'", "neighbours"),
+        ("  host: 0.0.0.0\n", "    host: 0.0.0.0\n", "line 8", "indented differently", "the same indentation"),
+        ("  - name: setok", "   - name: setok", "line 11", "indented differently", "the same indentation"),
+        ("replicas.gpus: 1", "replicas.gpus: [1", "line 21", "a bracket or brace that nothing closes", "close it"),
+        ("config: serve", 'config: "serve', "line 14", "a quotation mark that nothing closes", "close it"),
+        ("config: serve", "config: *serve", "line 14", "undefined alias 'serve'", "&NAME"),
+        ("config: serve", "config: @serve", "line 14", "a character that a value may not begin with", "quote"),
+        ("import_path: ray", "import_path ray", "line 12", "a key without its colon: 'import_path ray", "key: value"),
+        ("config: serve", "config serve", "line 15", "a key where a value was expected: 'set:'", "line above"),
+    ],
+)
+def test_what_is_no_yaml(before: str, after: str, path: str, what: str, remedy: str, mistyped: Mistyped) -> None:
+    (problem,) = mistyped("serve.yaml", before, after)
+    expect([problem], "serve.yaml", path, what, remedy)
