@@ -41,7 +41,11 @@ LOOKAHEAD = 2
 LONGEST_PAUSE_S = 0.05
 """Between two looks for a replica with room, while requests wait in the ingress; Serve's half second leaves replicas idle."""
 HEALTH_PERIOD_S = 5.0
+PAUSE_S = 0.2
+"""Before a request whose replica was lost is given to another one, and between two looks for one with room."""
 LOST = (RayActorError, ReplicaUnavailableError)
+FULL = (BackPressureError, DeploymentUnavailableError)
+"""No replica takes a request: as many wait as may, or none is there."""
 
 
 class ModelReplica:
@@ -87,13 +91,30 @@ class RayBackend:
         self._handle = handle
 
     async def card(self) -> Card:
-        card: Card = await self._handle.card.remote()
+        """What the model is.
+
+        Raises:
+            OverloadedError: no replica can say it now.
+        """
+        try:
+            card: Card = await self._handle.card.remote()
+        except (*LOST, *FULL) as error:
+            raise OverloadedError(
+                "no replica of the model is ready", "send the request again a little later"
+            ) from error
         return card
 
     async def run(self, call: Call) -> AsyncIterator[Event]:
-        """Everything that a request gives; a replica that dies meanwhile is followed by another."""
-        retold = Retold()
-        for attempt in range(1, ATTEMPTS + 1):
+        """Everything that a request gives; a replica that dies meanwhile is followed by another.
+
+        A request that a replica had is not refused any more: it waits for room, or for the replica that comes instead, as long as
+        whoever asks waits (``limits.request_timeout_s``).
+
+        Raises:
+            OverloadedError: no replica has room, or ``ATTEMPTS`` of them were lost.
+        """
+        retold, lost = Retold(), 0
+        while lost < ATTEMPTS:
             retold.again()
             responses = self._handle.options(stream=True).run.remote(call)
             over = False
@@ -107,17 +128,18 @@ class RayBackend:
                 over = True
                 return
             except LOST as error:
+                over, lost = True, lost + 1
+                logger.warning("a replica was lost (%d of %d): %s", lost, ATTEMPTS, type(error).__name__)
+            except FULL as error:
                 over = True
-                logger.warning("a replica was lost (attempt %d of %d): %s", attempt, ATTEMPTS, type(error).__name__)
-            except (BackPressureError, DeploymentUnavailableError) as error:
-                over = True
-                raise OverloadedError(
-                    "as many requests wait as may", "send the request again a little later"
-                ) from error
+                if not lost:
+                    raise OverloadedError(
+                        "as many requests wait as may", "send the request again a little later"
+                    ) from error
             finally:
                 if not over:  # the client has left, or the reply came out otherwise
                     responses.cancel()
-            await asyncio.sleep(0.2 * attempt)
+            await asyncio.sleep(PAUSE_S)
         raise OverloadedError(f"{ATTEMPTS} replicas were lost one after the other", "send the request again")
 
 
