@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from ray_jobs import launch
@@ -26,6 +27,7 @@ def run(config: ServeConfig) -> None:
         CheckpointError, ConfigError: there is no such model, the cluster is too small, or others would be let in without keys.
     """
     keys = access_of(config)
+    check_model(config.checkpoint, here=config.replicas.max == 0 or not launch.joins_cluster())
     if config.replicas.max == 0:
         _run_here(config, keys)
     else:
@@ -48,37 +50,53 @@ def access_of(config: ServeConfig) -> ApiKeys:
     return keys
 
 
+def check_model(checkpoint: str, *, here: bool) -> None:
+    """Refuse a model that is not there or not whole, before anything is started or stopped for it.
+
+    Args:
+        here: it is loaded on this machine; else what this one does not see, or would have to download, is left to the replicas.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    from ray_jobs.evaluation.trained import trained_of
+
+    if here or ("://" not in checkpoint and Path(checkpoint).absolute().parent.is_dir()):
+        trained_of(checkpoint)
+
+
 def _run_here(config: ServeConfig, keys: ApiKeys) -> None:
     """Without Ray: the web server in this process, the model in another.
 
     Raises:
-        SetokError: the model's process has ended.
+        SetokError: the port is taken, or the model's process has ended.
     """
     import uvicorn
 
     from ray_jobs.serving.app import create_app
+    from ray_jobs.serving.listening import Announced, bound
     from ray_jobs.serving.process import ModelProcess
     from setok.data.images import configure_opencv
 
     configure_opencv(num_threads=1)
+    socket = bound(config.server)
+    port = socket.getsockname()[1]
     model = ModelProcess(config)
     try:
-        _say_where(config)
-        server = uvicorn.Server(
+        server = Announced(
             uvicorn.Config(
                 create_app(model, config, keys),
-                host=config.server.host,
-                port=config.server.port,
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=int(config.server.drain_s),
-            )
+            ),
+            announce=lambda: _say_where(config, port),
         )
         model.on_lost = lambda: setattr(server, "should_exit", True)
         server.should_exit = model.exitcode is not None
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them, and raises them again when it has ended
             signal.signal(number, lambda *_: None)
-        server.run()
+        server.run(sockets=[socket])
         if model.exitcode is not None:
             raise SetokError(
                 f"the model's process ended with exit code {model.exitcode}",
@@ -93,7 +111,10 @@ def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
     from ray import serve
 
     from ray_jobs.serving.deployments import application
+    from ray_jobs.serving.listening import check_free
 
+    if not launch.joins_cluster():  # on a cluster it is the head that listens, where Serve may listen already
+        check_free(config.server)
     launch.start_ray()
     _check_resources(config, ray.cluster_resources())
     stop = threading.Event()
@@ -101,7 +122,7 @@ def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
         signal.signal(number, lambda *_: stop.set())
     serve.start(proxy_location="HeadOnly", http_options={"host": config.server.host, "port": config.server.port})
     serve.run(application(config, keys), name=APPLICATION, route_prefix="/")
-    _say_where(config)
+    _say_where(config, config.server.port)
     stop.wait()
     launch.console().print(f"stopping: replies under way have {config.server.drain_s:g} s")
     serve.delete(APPLICATION)
@@ -125,13 +146,13 @@ def _check_resources(config: ServeConfig, has: dict[str, float]) -> None:
         )
 
 
-def _say_where(config: ServeConfig) -> None:
-    launch.console().print(f"{config.served_name} answers at {_url(config)}", style="bold green")
+def _say_where(config: ServeConfig, port: int) -> None:
+    launch.console().print(f"{config.served_name} answers at {_url(config, port)}", style="bold green")
 
 
-def _url(config: ServeConfig) -> str:
+def _url(config: ServeConfig, port: int) -> str:
     host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host
-    return f"http://{host}:{config.server.port}"
+    return f"http://{host}:{port}"
 
 
 def build(arguments: dict[str, Any]) -> Any:
@@ -139,6 +160,10 @@ def build(arguments: dict[str, Any]) -> Any:
 
     Args:
         arguments: ``config`` (a preset or a file) and ``set`` (a mapping of dotted keys to values), as on the command line.
+
+    Raises:
+        CheckpointError, ConfigError: there is no such model, as far as this machine sees, or the settings are wrong; what is
+            deployed already then stays as it is.
     """
     from ray_jobs.serving.deployments import application
 
@@ -146,6 +171,7 @@ def build(arguments: dict[str, Any]) -> Any:
     config = load_config(
         ServeConfig, arguments.get("config", "serve"), [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     )
+    check_model(config.checkpoint, here=False)
     return application(config, ApiKeys.load(config.access))
 
 
@@ -161,7 +187,7 @@ def describe(config: ServeConfig) -> None:
     keys, trained, replicas = access_of(config), trained_of(config.checkpoint), config.replicas
     copies = f"{replicas.min} to {replicas.max} replica(s)" if replicas.max else "one model without Ray"
     launch.console().print(
-        f"{config.served_name}: {trained.path}, by {copies}, at {_url(config)} for {len(keys) or 'no'} key(s)"
+        f"{config.served_name}: {trained.path}, by {copies}, at {_url(config, config.server.port)} for {len(keys) or 'no'} key(s)"
     )
     show_here(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -33,8 +34,6 @@ class Trained:
     """``tokenizer``, or one of Setokim's."""
     step: int | None
     """Of training; ``None`` for an exported folder, which does not say."""
-    fingerprint: str
-    """Of its contents."""
     model: TokenizerConfig
     sequence: SequenceConfig
     """How conversations are written down; of no use to a tokenizer."""
@@ -45,6 +44,13 @@ class Trained:
     def is_exported(self) -> bool:
         """Whether it is no checkpoint of a run."""
         return self.step is None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of its contents; an exported folder is read whole for it."""
+        if self.is_exported:
+            return _digest(self.path)
+        return hashlib.sha256((self.path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16]
 
 
 def trained_of(spec: str) -> Trained:
@@ -65,7 +71,6 @@ def trained_of(spec: str) -> Trained:
         place=checkpoint.pin(spec, path),
         stage=config.stage,
         step=checkpoint.read_state(path).step,
-        fingerprint=hashlib.sha256((path / checkpoint.MANIFEST).read_bytes()).hexdigest()[:16],
         model=config.model,
         sequence=config.sequence,
         text_tokenizer=None if setokim is None else setokim.text_tokenizer or setokim.language_model.path,
@@ -86,7 +91,6 @@ def _exported(spec: str, folder: Path) -> Trained:
         place=str(folder.absolute()),
         stage=EXPORTED if is_setokim else "tokenizer",
         step=None,
-        fingerprint=_digest(folder),
         model=model,
         sequence=read_settings(folder).sequence,
         text_tokenizer=str(folder) if is_setokim else None,

@@ -17,8 +17,9 @@ import httpx2
 import pytest
 
 from ray_jobs import serve
+from ray_jobs.serving.listening import bound
 from setok.config import ServeConfig, load_config
-from setok.errors import ConfigError, SetokError
+from setok.errors import CheckpointError, ConfigError, SetokError
 from setok.export import SETTINGS, PredictorSettings
 from setok.serving.keys import ENVIRONMENT
 from tests.served import predictor, serve_config
@@ -92,8 +93,9 @@ class LostModel:
         LostModel.stopped = True
 
 
-def test_a_server_ends_with_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_ends_with_its_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("ray_jobs.serving.process.ModelProcess", LostModel)
+    monkeypatch.setattr(serve, "check_model", lambda checkpoint, *, here: None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(SetokError, match=r"ended with exit code -9(.|\n)*start the server again"):
@@ -102,6 +104,63 @@ def test_a_server_ends_with_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert LostModel.stopped
+    assert "answers at" not in capsys.readouterr().out
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("it was too early for this")
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray_jobs.serving.process.ModelProcess", never)
+    monkeypatch.setattr("ray_jobs.launch.start_ray", never)
+    monkeypatch.setattr(serve, "check_model", lambda checkpoint, *, here: None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        changes = {"server__port": port, "replicas__min": replicas, "replicas__max": replicas}
+        with pytest.raises(ConfigError, match=rf"port {port}: Address already in use(.|\n)*--set server.port="):
+            serve.run(serve_config(**changes))
+
+
+def test_a_host_that_is_not_of_this_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen at 192.0.2.1, port 8000: (.|\n)*check server.host"):
+        bound(serve_config(server__host="192.0.2.1").server)
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_a_model_that_is_missing_is_told_before_anything_is_started(
+    replicas: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray_jobs.serving.process.ModelProcess", never)
+    monkeypatch.setattr("ray_jobs.launch.start_ray", never)
+    checkpoint = str(tmp_path / "none")
+    config = serve_config(checkpoint=checkpoint, replicas__min=replicas, replicas__max=replicas)
+    with pytest.raises(CheckpointError, match="none cannot be used"):
+        serve.run(config)
+
+
+def test_a_model_that_is_missing_is_not_deployed_where_it_can_be_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[ServeConfig] = []
+    monkeypatch.setattr("ray_jobs.serving.deployments.application", lambda config, keys: built.append(config))
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(CheckpointError, match="cannot be used"):
+            serve.build({"set": {"checkpoint": str(missing)}})
+    assert not built
+    elsewhere = (str(tmp_path / "not-mounted" / "model"), "s3://bucket/runs/demo")
+    for unseen in elsewhere:
+        serve.build({"set": {"checkpoint": unseen}})
+    folder = tmp_path / "tiny"
+    predictor().model.save_pretrained(folder)
+    (folder / SETTINGS).write_text(PredictorSettings(sequence=predictor().sequence).model_dump_json())
+    serve.build({"set": {"checkpoint": str(folder)}})
+    assert [config.checkpoint for config in built] == [*elsewhere, str(folder)]
 
 
 def test_a_server_without_ray_drains_when_it_is_told_to_stop(tmp_path: Path, repo_root: Path) -> None:
@@ -114,7 +173,9 @@ def test_a_server_without_ray_drains_when_it_is_told_to_stop(tmp_path: Path, rep
     settings = [f"checkpoint={folder}", f"server.port={port}", "replicas.min=0", "replicas.max=0"]
     command = [sys.executable, "-m", "ray_jobs.serve", "--config", "serve", "--set", *settings]
     environment = os.environ | {"PYTHONPATH": str(repo_root)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
@@ -148,11 +209,12 @@ def test_a_server_without_ray_drains_when_it_is_told_to_stop(tmp_path: Path, rep
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(60)
-        _, logged = process.communicate(timeout=60)
+        told, logged = process.communicate(timeout=60)
     finally:
         process.kill()
     assert [answer.status_code for answer in answers] == [200] * 8
     assert len({answer.json()["choices"][0]["message"]["content"] for answer in answers}) == 1
     assert process.returncode == 0
+    assert told == f"tiny answers at {address}\n"
     assert logged.count("POST /v1/chat/completions 200") == 8
     assert "secret" not in logged and "Traceback" not in logged
