@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ray_jobs.serving.backend import Backend
+from ray_jobs.serving.decoding import Decoder
 from ray_jobs.serving.errors import Problem, ProblemError, no_such_model
 from ray_jobs.serving.figures import Figures
 from ray_jobs.serving.replies import Writer, picture_png
@@ -55,6 +56,10 @@ class Service:
     def __init__(self, backend: Backend, config: ServeConfig, figures: Figures) -> None:
         self.backend, self.config, self.figures = backend, config, figures
         self._card: Card | None = None
+        batching = config.batching
+        self._decoder = Decoder(
+            max_waiting=max(1, config.replicas.max) * (batching.max_rows + batching.max_waiting)
+        )  # who gets through here finds room at the model, too
 
     async def card(self) -> Card:
         """The model; waits until it is ready."""
@@ -125,7 +130,8 @@ class Service:
         card = await self._card_of(request.model, talks=True)
         reader = ImageReader(self.config.limits, size=card.image_size)
         self._check_number(len(files))
-        shown = [await asyncio.to_thread(reader.from_bytes, data) for data in files]
+        with self._decoder.place():
+            shown = [await self._decoder.run(reader.from_bytes, data) for data in files]
         return await self._draw(request, card, editing(request.prompt, num_pictures=len(shown)), shown)
 
     async def _draw(self, request: ImageRequest, card: Card, talk: list[Turn], shown: Sequence[Shown]) -> ImagesAnswer:
@@ -233,17 +239,18 @@ class Service:
     async def _pictures(self, urls: Sequence[str], card: Card) -> list[Shown]:
         self._check_number(len(urls))
         reader = ImageReader(self.config.limits, size=card.image_size)
-        shown = []
-        for url in urls:
-            small = reader.small_from_data_url(url)
-            shown.append(await asyncio.to_thread(self._picture, url, reader) if small is None else small)
-        return shown
+        small = [reader.small_from_data_url(url) for url in urls]
+        if all(one is not None for one in small):
+            return [one for one in small if one is not None]
+        with self._decoder.place():
+            return [one or await self._picture(url, reader) for one, url in zip(small, urls, strict=True)]
 
-    def _picture(self, url: str, reader: ImageReader) -> Shown:
+    async def _picture(self, url: str, reader: ImageReader) -> Shown:
         hosts = self.config.access.image_hosts
         if hosts and url[:8].lower().startswith(("http://", "https://")):
-            return reader.from_bytes(fetch(url, hosts, max_bytes=self.config.limits.max_image_bytes))
-        return reader.from_data_url(url)
+            data = await asyncio.to_thread(fetch, url, hosts, max_bytes=self.config.limits.max_image_bytes)
+            return await self._decoder.run(reader.from_bytes, data)
+        return await self._decoder.run(reader.from_data_url, url)
 
     async def _reply(self, ask: Ask) -> tuple[list[Part], Ended]:
         parts: list[Part] = []
