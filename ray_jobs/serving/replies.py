@@ -70,10 +70,10 @@ class Writer:
     def __init__(self, model: str, *, include_usage: bool = False) -> None:
         self.model, self.include_usage = model, include_usage
         self.id, self.created = f"chatcmpl-{unique_id()}", int(time.time())
-        self._begun = False
+        self._begun, self._said, self._held = False, False, ""
 
     def whole(self, parts: Sequence[Part], ended: Ended) -> ChatCompletion:
-        """A complete answer."""
+        """A complete answer, without the white space around its text."""
         text = "".join(part.text for part in parts if isinstance(part, TextPart)).strip()
         images = [_image(part) for part in parts if isinstance(part, PicturePart)]
         masks = [_mask(part) for part in parts if isinstance(part, MaskPart)]
@@ -89,17 +89,29 @@ class Writer:
         )
 
     def lines(self, event: Part | Ended) -> str:
-        """What a stream says of an event: one line or, at the end, all that are left. The first one also names the role."""
+        """What a stream says of an event: one line or, at the end, all that are left. The first one also names the role.
+
+        White space waits for the text that follows it, so that a stream says what ``whole`` does; "" where nothing is left.
+        """
         if isinstance(event, Ended):
             lines = self._line(Delta(), reason=event.reason)
             if self.include_usage:
                 lines += _event(self._chunk([], usage_of(event)))
             return lines + DONE
         if isinstance(event, TextPart):
-            return self._line(Delta(content=event.text))
+            text = self._within(event.text)
+            return self._line(Delta(content=text)) if text else ""
         if isinstance(event, PicturePart):
             return self._line(Delta(images=[_image(event)]))
         return self._line(Delta(masks=[_mask(event)]))
+
+    def _within(self, text: str) -> str:
+        """What is known to stand between the first and the last of an answer's text that is no white space."""
+        text = self._held + text if self._said else text.lstrip()
+        told = text.rstrip()
+        self._held = text[len(told) :]
+        self._said = self._said or bool(told)
+        return told
 
     def _line(self, delta: Delta, *, reason: Literal["stop", "length"] | None = None) -> str:
         if not self._begun:

@@ -116,7 +116,9 @@ class Service:
         writer = Writer((await self.card()).name, include_usage=usage)
         async with aclosing(self._events(ask)) as events:
             async for event in events:
-                yield writer.lines(event)
+                lines = writer.lines(event)
+                if lines:
+                    yield lines
 
     # ------------------------------------------------------------ pictures
 

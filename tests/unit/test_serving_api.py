@@ -99,7 +99,7 @@ def test_a_stream_tells_what_the_whole_answer_says(client: openai.OpenAI) -> Non
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert said.strip() == (whole.choices[0].message.content or "")
+    assert said == (whole.choices[0].message.content or "")
     images = [image for chunk in chunks for c in chunk.choices for image in getattr(c.delta, "images", None) or []]
     assert len(images) == len(getattr(whole.choices[0].message, "images", None) or [])
     assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == [
