@@ -111,6 +111,7 @@ def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
     from ray import serve
 
     from ray_jobs.serving.deployments import application
+    from ray_jobs.serving.draining import drain
     from ray_jobs.serving.listening import check_free
 
     if not launch.joins_cluster():  # on a cluster it is the head that listens, where Serve may listen already
@@ -125,6 +126,7 @@ def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
     _say_where(config, config.server.port)
     stop.wait()
     launch.console().print(f"stopping: replies under way have {config.server.drain_s:g} s")
+    drain(serve.get_app_handle(APPLICATION), timeout_s=config.server.drain_s)
     serve.delete(APPLICATION)
     serve.shutdown()
 

@@ -17,6 +17,7 @@ from starlette.datastructures import UploadFile
 from ray_jobs.serving import errors
 from ray_jobs.serving.attending import EventStream, while_there
 from ray_jobs.serving.backend import Backend
+from ray_jobs.serving.draining import Traffic
 from ray_jobs.serving.figures import Figures
 from ray_jobs.serving.gate import Application, Gate
 from ray_jobs.serving.service import Service
@@ -90,12 +91,20 @@ _EDIT_BODY = {
 }
 
 
-def create_app(backend: Backend, config: ServeConfig, keys: ApiKeys, *, figures: Figures | None = None) -> Application:
+def create_app(
+    backend: Backend,
+    config: ServeConfig,
+    keys: ApiKeys,
+    *,
+    figures: Figures | None = None,
+    traffic: Traffic | None = None,
+) -> Application:
     """The whole application, with the gate that every request passes.
 
     Args:
         keys: who is let in; empty for everyone.
         figures: counters; by default new ones.
+        traffic: what is let in, for whoever ends the server.
     """
     figures = figures or Figures()
     service = Service(backend, config, figures)
@@ -111,7 +120,7 @@ def create_app(backend: Backend, config: ServeConfig, keys: ApiKeys, *, figures:
     _add_status_routes(app, service, figures)
     _add_page(app)
     rate = RateLimit(config.access.requests_per_minute, config.access.burst)
-    whole: Application = Gate(app, config, keys, rate, figures)
+    whole: Application = Gate(app, config, keys, rate, figures, traffic or Traffic())
     if config.access.cors_origins:
         whole = CORSMiddleware(
             whole, allow_origins=config.access.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]

@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from ray_jobs import launch
 from ray_jobs.serving.app import create_app
+from ray_jobs.serving.draining import Traffic
 from ray_jobs.serving.gate import Application
 from ray_jobs.serving.retry import Retold
 from setok.config import ServeConfig
@@ -150,9 +151,15 @@ class Ingress:
         launch.setup_logging()
         configure_opencv(num_threads=1)
         self._config, self._keys, self._model = config, ApiKeys(digests), model
+        self._traffic = Traffic()
 
     def __serve_build_asgi_app__(self) -> Application:
-        return create_app(RayBackend(self._model), self._config, self._keys)
+        return create_app(RayBackend(self._model), self._config, self._keys, traffic=self._traffic)
+
+    async def drain(self) -> int:
+        """Let nothing more in; gives how many requests are under way."""
+        self._traffic.stopping = True
+        return self._traffic.under_way
 
 
 def application(config: ServeConfig, keys: ApiKeys) -> serve.Application:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from ray_jobs.serving.draining import Traffic
 from ray_jobs.serving.errors import Problem
 from ray_jobs.serving.figures import Figures
 from setok.config import ServeConfig
@@ -27,6 +28,8 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 )
+STOPPED_RETRY_AFTER_S = 5
+"""For another server to have started."""
 _IDS = random.Random()
 GUARDED = "/v1/"
 """Paths that begin so need a key, where there are keys; the others tell nothing that is worth one."""
@@ -38,11 +41,19 @@ class Gate:
     Args:
         keys: empty to let everyone in.
         rate: of every key, or of all the others together where there are no keys.
+        traffic: counts what is let in, and says when nothing more is.
     """
 
     def __init__(
-        self, inner: Application, config: ServeConfig, keys: ApiKeys, rate: RateLimit, figures: Figures
+        self,
+        inner: Application,
+        config: ServeConfig,
+        keys: ApiKeys,
+        rate: RateLimit,
+        figures: Figures,
+        traffic: Traffic,
     ) -> None:
+        self.traffic = traffic
         self.inner, self.keys, self.rate, self.figures = inner, keys, rate, figures
         self.max_body_bytes, self.timeout_s = config.limits.max_body_bytes, config.limits.request_timeout_s
         self.logs = config.server.log_level == "info"
@@ -68,10 +79,8 @@ class Gate:
             with self.figures.in_progress.track_inprogress():
                 name, problem = self._admit(scope)
                 if problem is None:
-                    body, problem = await self._body(scope, receive)
-                if problem is None:
-                    await self.inner(scope, _replay(body, receive), answer)
-                else:
+                    problem = await self._let_in(scope, receive, answer)
+                if problem is not None:
                     await problem.response()(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
@@ -83,8 +92,28 @@ class Gate:
                     "%s %s %d %.0f ms key=%s id=%s", scope["method"], route, status, 1000 * seconds, name, request_id
                 )
 
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> Problem | None:
+        """Have a request answered, unless there is something wrong with its body."""
+        counts = scope["path"].startswith(GUARDED)
+        self.traffic.under_way += counts
+        try:
+            body, problem = await self._body(scope, receive)
+            if problem is None:
+                await self.inner(scope, _replay(body, receive), send)
+            return problem
+        finally:
+            self.traffic.under_way -= counts
+
     def _admit(self, scope: Scope) -> tuple[str, Problem | None]:
         """Whose request it is, and why it is not let in."""
+        if self.traffic.stopping and (scope["path"].startswith(GUARDED) or scope["path"] == "/ready"):
+            return ANONYMOUS, Problem(
+                status=503,
+                kind="server_error",
+                code="stopping",
+                message="the server is about to end: send the request again a little later",
+                retry_after=STOPPED_RETRY_AFTER_S,
+            )
         if not scope["path"].startswith(GUARDED) or scope["method"] == "OPTIONS":
             return ANONYMOUS, None
         name = ANONYMOUS
