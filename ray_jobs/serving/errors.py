@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,6 +36,8 @@ class Problem:
     code: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further ones, such as the methods that an address does have."""
 
     def body(self) -> dict[str, object]:
         """As JSON."""
@@ -43,7 +46,7 @@ class Problem:
 
     def response(self) -> JSONResponse:
         """As an answer."""
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.status == 401:
@@ -78,7 +81,7 @@ def problem_of(error: Exception) -> Problem:
         )
     if isinstance(error, HTTPException):
         kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-        return Problem(status=error.status_code, kind=kind, message=str(error.detail))
+        return Problem(status=error.status_code, kind=kind, message=str(error.detail), headers=error.headers or {})
     logger.error("a request failed", exc_info=error)
     return Problem(status=500, kind="server_error", message="an internal error; the server's log has it")
 

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from setok.config import AccessConfig
@@ -57,29 +57,16 @@ class ApiKeys:
         Raises:
             ConfigError: a file that cannot be read, or a line that is none.
         """
-        lines = environment.get(ENVIRONMENT, "").split(",")
-        where = f"${ENVIRONMENT}"
+        digests = _digests(environment.get(ENVIRONMENT, "").split(","), f"${ENVIRONMENT}")
         if access.keys_file is not None:
             try:
-                lines += Path(access.keys_file).read_text(encoding="utf-8").splitlines()
+                lines = Path(access.keys_file).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(
                     f"access.keys_file={access.keys_file} cannot be read: {error}",
                     "write one with: python -m ray_jobs.serve --new-key NAME",
                 ) from error
-            where = access.keys_file
-        digests = {}
-        for number, line in enumerate(lines, start=1):
-            text = line.partition("#")[0].strip()
-            if not text:
-                continue
-            match = _LINE.fullmatch(text)
-            if match is None:  # the line is not shown: it may hold the key itself
-                raise ConfigError(
-                    f"line {number} of the keys in {where} is none",
-                    "write NAME sha256:…, as python -m ray_jobs.serve --new-key NAME prints it",
-                )
-            digests[match["name"]] = match["digest"]
+            digests |= _digests(lines, access.keys_file)
         return cls(digests)
 
     def name_of(self, key: str) -> str | None:
@@ -90,6 +77,23 @@ class ApiKeys:
             if hmac.compare_digest(digest, known):
                 found = name
         return found
+
+
+def _digests(lines: Sequence[str], where: str) -> dict[str, str]:
+    """Hashes by name; what stands behind a # is passed over."""
+    digests = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:  # the line is not shown: it may hold the key itself
+            raise ConfigError(
+                f"line {number} of the keys in {where} is none",
+                "write NAME sha256:…, as python -m ray_jobs.serve --new-key NAME prints it",
+            )
+        digests[match["name"]] = match["digest"]
+    return digests
 
 
 class RateLimit:

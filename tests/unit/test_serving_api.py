@@ -275,6 +275,7 @@ def test_addresses_that_are_none(http: httpx2.Client) -> None:
         answer = http.request(method, path)
         assert answer.status_code == status
         assert answer.json()["error"]["message"]
+        assert ("allow" in answer.headers) == (status == 405)
 
 
 # ------------------------------------------------------------ who may ask

@@ -35,9 +35,11 @@ def test_a_line_that_is_none_is_named_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
     key, line = new_key("ann")
     file.write_text(f"{line}\nbob {key}\n")
-    with pytest.raises(ConfigError, match=r"line 3 of the keys(.|\n)*--new-key") as error:
-        ApiKeys.load(AccessConfig(keys_file=str(file)), {})
+    with pytest.raises(ConfigError, match=r"line 2 of the keys in .*keys.txt(.|\n)*--new-key") as error:
+        ApiKeys.load(AccessConfig(keys_file=str(file)), {"SETOK_API_KEYS": ""})
     assert key not in str(error.value)
+    with pytest.raises(ConfigError, match=r"line 3 of the keys in \$SETOK_API_KEYS is none"):
+        ApiKeys.load(AccessConfig(), {"SETOK_API_KEYS": f"{line},{line},{key}"})
     with pytest.raises(ConfigError, match=r"cannot be read(.|\n)*--new-key NAME"):
         ApiKeys.load(AccessConfig(keys_file=str(tmp_path / "none")), {})
     with pytest.raises(ConfigError, match=r"'a b' cannot name a key"):
