@@ -12,8 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ray_jobs.serving.complaints import complaint_of
 from setok.errors import OverloadedError, SetokError, TrainingError
 from setok.serving.schemas import ErrorAnswer, ErrorDetail
+from setok.serving.translation import FieldError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ def problem_of(error: Exception) -> Problem:
             status=503, kind="server_error", code="overloaded", message=_sentence(error), retry_after=RETRY_AFTER_S
         )
     if isinstance(error, SetokError) and not isinstance(error, TrainingError):
-        return Problem(status=400, kind="invalid_request_error", message=_sentence(error))
+        param = error.field if isinstance(error, FieldError) else None
+        return Problem(status=400, kind="invalid_request_error", message=_sentence(error), param=param)
     if isinstance(error, TimeoutError):
         return Problem(
             status=504, kind="server_error", code="timeout", message="the answer was not ready in time; ask for less"
@@ -71,12 +74,11 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, ClientGoneError):
         return Problem(status=CLIENT_CLOSED_REQUEST, kind="server_error", message="the client has left")
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
+        place, message = complaint_of(error.errors(), error.body)
         return Problem(
             status=400,
             kind="invalid_request_error",
-            message=f"{place}: {first['msg']}" if place else str(first["msg"]),
+            message=f"{place}: {message}" if place else message,
             param=place or None,
         )
     if isinstance(error, HTTPException):

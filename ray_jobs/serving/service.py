@@ -17,7 +17,7 @@ from ray_jobs.serving.figures import Figures
 from ray_jobs.serving.replies import Writer, picture_png
 from setok.config import ServeConfig
 from setok.data.schema import Turn
-from setok.errors import ConfigError, DataError
+from setok.errors import DataError
 from setok.models.generation import GenerationOptions
 from setok.predictor import Ask, Ended, MaskPart, PicturePart
 from setok.predictor.asking import drawing, editing, pointing
@@ -41,7 +41,7 @@ from setok.serving.schemas import (
     TokenizeRequest,
     TokensAnswer,
 )
-from setok.serving.translation import clustering_of, conversation_of, options_of, seed_of, stops_of
+from setok.serving.translation import FieldError, clustering_of, conversation_of, options_of, seed_of, stops_of
 
 T = TypeVar("T")
 
@@ -138,10 +138,12 @@ class Service:
 
     async def _draw(self, request: ImageRequest, card: Card, talk: list[Turn], shown: Sequence[Shown]) -> ImagesAnswer:
         number, side = request.n or 1, card.image_size
+        if request.stream:
+            raise FieldError("stream", "stream is not supported for pictures", "leave it out")
         if number > self.config.limits.max_choices:
-            raise ConfigError(f"n={number} is above {self.config.limits.max_choices}", "ask for fewer pictures")
+            raise FieldError("n", f"n={number} is above {self.config.limits.max_choices}", "ask for fewer pictures")
         if request.size not in (None, "auto", f"{side}x{side}"):
-            raise ConfigError(f"size={request.size[:20]!r} is not possible", f"use 'auto' or '{side}x{side}'")
+            raise FieldError("size", f"size={request.size[:20]!r} is not possible", f"use 'auto' or '{side}x{side}'")
         first = seed_of(request.seed)
         seeds = [(first + index) % 2**63 for index in range(number)]
         options = GenerationOptions(mode="picture", guidance=1.0 if request.guidance is None else request.guidance)

@@ -25,7 +25,7 @@ from setok.errors import DataError
 DEFAULT_MAX_SIDE = 16_384
 MAX_PIXELS = 2**27
 """Pictures with more pixels (400 MB once decoded) are refused whatever their sides."""
-_REMEDY = "replace or remove the file; ingest quarantines such pictures"
+_REMEDY = "replace or remove the file"
 
 
 def configure_opencv(*, num_threads: int) -> None:
@@ -161,7 +161,7 @@ def _checked(data: bytes, max_side: int, max_pixels: int = MAX_PIXELS) -> Iterat
         raise DataError("empty file: zero bytes", _REMEDY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the stricter rule
-        with _open(data) as header:
+        with _open(data, max_pixels) as header:
             _check_size(header.size, max_side, max_pixels)
             yield header
 
@@ -184,14 +184,14 @@ def _upright_size(header: Image.Image) -> tuple[int, int]:
     return (width, height) if lying else (height, width)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         start = data[:8].hex(" ")
         raise DataError(f"not an image: {len(data)} bytes that start with {start}", _REMEDY) from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"image too large: {error}", _REMEDY) from error
+        raise DataError(f"image too large: it has far more than {max_pixels} pixels", "scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
         kind = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise DataError(f"{kind} header: {error}", _REMEDY) from error
@@ -202,7 +202,7 @@ def _check_size(size: tuple[int, int], max_side: int, max_pixels: int) -> None:
     if max(width, height) > max_side:
         raise DataError(
             f"image too large: {width} × {height} pixels, the longest side allowed is {max_side}",
-            "scale it down, or raise max_image_side",
+            "scale it down",
         )
     if width * height > max_pixels:
         raise DataError(

@@ -95,7 +95,7 @@ def fit_segment_map(
             sizes = f"{segments[0].height} × {segments[0].width} and {height} × {width}"
             raise DataError(
                 f"broken mask: segments of one picture have sizes {sizes}",
-                "replace or remove the file; ingest quarantines such pictures",
+                "replace or remove the file",
             )
         nearest = np.ix_(*view(height, width).nearest(height, width, fitted))
         labels[: fitted[0], : fitted[1]][rle.decode(segment.counts, height, width)[nearest]] = index

@@ -174,6 +174,8 @@ class ImageRequest(Lenient):
     response_format: Literal["b64_json"] | None = None
     seed: Seed | None = None
     """Of the first picture; the next ones take the next numbers."""
+    stream: bool | None = False
+    """Refused: a picture comes whole."""
     guidance: float | None = Field(None, ge=0, le=20)
 
 

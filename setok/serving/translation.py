@@ -16,6 +16,18 @@ from setok.serving.model import Card
 from setok.serving.schemas import ChatMessage, ChatRequest, ImagePiece, LookRequest, unsupported_fields
 
 
+class FieldError(ConfigError):
+    """A field of a request asks for what there is not.
+
+    Args:
+        field: its name.
+    """
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.field = field
+
+
 def conversation_of(messages: Sequence[ChatMessage]) -> tuple[list[Message], list[str]]:
     """Messages as turns with slots, and the URLs of their pictures in the order of the slots.
 
@@ -79,11 +91,12 @@ def options_of(request: ChatRequest, limits: LimitsConfig) -> GenerationOptions:
     """
     refused = unsupported_fields(request)
     if refused:
-        raise ConfigError(f"{refused[0]} is not supported here", "leave it out")
+        raise FieldError(refused[0], f"{refused[0]} is not supported here", "leave it out")
     asked = request.max_completion_tokens or request.max_tokens or limits.default_new_tokens
     if asked > limits.max_new_tokens:
-        raise ConfigError(
-            f"max_tokens={asked} is above {limits.max_new_tokens}", f"ask for {limits.max_new_tokens} at most"
+        name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+        raise FieldError(
+            name, f"{name}={asked} is above {limits.max_new_tokens}", f"ask for {limits.max_new_tokens} at most"
         )
     return GenerationOptions(
         mode=_mode(request.modalities),
@@ -101,7 +114,7 @@ def _mode(modalities: Sequence[str] | None) -> Literal["free", "text", "picture"
         return "text"
     if set(modalities) == {"image"}:
         return "picture"
-    raise ConfigError("modalities is empty", "give 'text', 'image' or both")
+    raise FieldError("modalities", "modalities is empty", "give 'text', 'image' or both")
 
 
 def stops_of(request: ChatRequest) -> tuple[str, ...]:
@@ -125,7 +138,8 @@ def clustering_of(request: LookRequest, card: Card) -> ClusteringConfig | None:
     changes: dict[str, float | int] = {}
     if request.threshold is not None:
         if card.threshold is None:
-            raise ConfigError(
+            raise FieldError(
+                "threshold",
                 f"threshold={request.threshold:g}: {trained.method} makes a fixed number of tokens",
                 "ask for max_tokens",
             )
@@ -133,7 +147,8 @@ def clustering_of(request: LookRequest, card: Card) -> ClusteringConfig | None:
     most = request.max_tokens
     for name, asked in (("min_tokens", request.min_tokens), ("max_tokens", most)):
         if asked is not None and asked > card.num_patches:
-            raise ConfigError(
+            raise FieldError(
+                name,
                 f"{name}={asked} is above the {card.num_patches} patches of a picture",
                 f"ask for {card.num_patches} at most",
             )
@@ -151,4 +166,4 @@ def clustering_of(request: LookRequest, card: Card) -> ClusteringConfig | None:
         first = error.errors()[0]
         known = card.threshold is not None and first["loc"] == (card.threshold[0],)
         field = "threshold" if known else first["loc"][0]
-        raise ConfigError(f"{field}={first['input']}: {first['msg']}", "ask for another value") from error
+        raise FieldError(str(field), f"{field}={first['input']}: {first['msg']}", "ask for another value") from error
