@@ -250,9 +250,18 @@ def error_console() -> Console:
 
 
 def setup_logging() -> None:
-    """Log to stderr at the level of ``SETOK_LOG`` (default INFO); libraries only warn."""
-    handler = RichHandler(console=error_console(), show_path=False, omit_repeated_times=False, log_time_format="%X")
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    """Log to stderr at the level of ``SETOK_LOG`` (default INFO); libraries only warn.
+
+    A terminal gets columns and colours; a file or a pipe one line for each message, however long, for what reads lines.
+    """
+    handler: logging.Handler
+    if error_console().is_terminal:
+        handler = RichHandler(console=error_console(), show_path=False, omit_repeated_times=False, log_time_format="%X")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", datefmt="[%X]"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     level = os.environ.get("SETOK_LOG", "INFO").upper()
     for name in ("setok", "ray_jobs"):
         logging.getLogger(name).setLevel(level)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -13,13 +14,14 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.routing import BaseRoute, Match, Route
 
 from ray_jobs.serving import errors
 from ray_jobs.serving.attending import EventStream, while_there
 from ray_jobs.serving.backend import Backend
 from ray_jobs.serving.draining import Traffic
 from ray_jobs.serving.figures import Figures
-from ray_jobs.serving.gate import Application, Gate
+from ray_jobs.serving.gate import Application, Gate, Scope
 from ray_jobs.serving.service import Service
 from setok.config import ServeConfig
 from setok.errors import DataError
@@ -120,12 +122,26 @@ def create_app(
     _add_status_routes(app, service, figures)
     _add_page(app)
     rate = RateLimit(config.access.requests_per_minute, config.access.burst)
-    whole: Application = Gate(app, config, keys, rate, figures, traffic or Traffic())
+    whole: Application = Gate(
+        app, config, keys, rate, figures, traffic or Traffic(), route_of=partial(_route_of, app.router.routes)
+    )
     if config.access.cors_origins:
         whole = CORSMiddleware(
-            whole, allow_origins=config.access.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+            whole,
+            allow_origins=config.access.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
         )
     return whole
+
+
+def _route_of(routes: Sequence[BaseRoute], scope: Scope) -> str | None:
+    """The pattern of a request's path, whatever its method."""
+    for route in routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            return route.path
+    return None
 
 
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -173,11 +189,13 @@ def _add_own_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_status_routes(app: FastAPI, service: Service, figures: Figures) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the process is there")
     async def health() -> StatusAnswer:
         """The process is there."""
         return StatusAnswer(status="ok")
 
+    @app.head("/ready", include_in_schema=False)
     @app.get(
         "/ready",
         summary="Whether the model can be asked",
@@ -218,7 +236,11 @@ def _add_page(app: FastAPI) -> None:
         return page
 
     for path, (name, kind) in PAGE.items():
-        app.add_api_route(path, route(name, kind), include_in_schema=False)
+        app.add_api_route(path, route(name, kind), methods=["GET", "HEAD"], include_in_schema=False)
+
+    @app.get("/favicon.ico", status_code=204, include_in_schema=False)
+    async def icon() -> None:
+        """Browsers ask for it; there is none."""
 
 
 async def _edit_of(request: Request) -> tuple[ImageRequest, list[bytes]]:

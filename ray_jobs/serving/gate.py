@@ -42,6 +42,7 @@ class Gate:
         keys: empty to let everyone in.
         rate: of every key, or of all the others together where there are no keys.
         traffic: counts what is let in, and says when nothing more is.
+        route_of: the pattern of a request's path, for those that are not let in.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Gate:
         rate: RateLimit,
         figures: Figures,
         traffic: Traffic,
+        route_of: Callable[[Scope], str | None],
     ) -> None:
-        self.traffic = traffic
+        self.traffic, self.route_of = traffic, route_of
         self.inner, self.keys, self.rate, self.figures = inner, keys, rate, figures
         self.max_body_bytes, self.timeout_s = config.limits.max_body_bytes, config.limits.request_timeout_s
         self.logs = config.server.log_level == "info"
@@ -84,7 +86,7 @@ class Gate:
                     await problem.response()(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path", None) or self.route_of(scope) or "other"
             self.figures.requests.labels(route, str(status)).inc()
             self.figures.seconds.labels(route).observe(seconds)
             if self.logs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 
 import pytest
 import yaml
@@ -116,6 +117,24 @@ def test_exit_codes(
     for part in said:
         assert part in text
     assert "Traceback" not in text
+
+
+def test_a_message_is_one_line_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SETOK_LOG", raising=False)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    launch.error_console.cache_clear()
+    try:
+        launch.setup_logging()
+        logging.getLogger("ray_jobs.serving.gate").info("%s end", "word " * 60)
+    finally:
+        launch.error_console.cache_clear()
+        root.handlers[:], root.level = handlers, level
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("word  end")
+    assert "INFO" in line
 
 
 def test_other_exceptions_keep_their_traceback() -> None:

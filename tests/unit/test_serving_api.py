@@ -304,7 +304,8 @@ def test_keys_rates_and_the_log(caplog: pytest.LogCaptureFixture) -> None:
         assert int(error.value.response.headers["retry-after"]) >= 1
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("ray_jobs")]
     assert sum("POST /v1/chat/completions 200" in one and "key=ann" in one for one in lines) == 1
-    assert sum(" 401 " in one for one in lines) == 3
+    assert sum("GET /v1/models 401 " in one for one in lines) == 3
+    assert sum("GET /v1/models 429 " in one for one in lines) == 1
     assert not any("secret" in one or key in one or "base64" in one for one in lines)
 
 
@@ -314,8 +315,17 @@ def test_other_origins_only_where_they_are_allowed(http: httpx2.Client) -> None:
     with serving(access__cors_origins=["https://a.example"]) as address:
         answer = httpx2.options(f"{address}/v1/chat/completions", headers=asked)
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        asking = httpx2.get(f"{address}/v1/models", headers={"origin": "https://a.example"})
+        assert asking.headers["access-control-expose-headers"] == "Retry-After, X-Request-Id"
         other = httpx2.get(f"{address}/v1/models", headers={"origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+def test_what_browsers_and_probes_ask(http: httpx2.Client) -> None:
+    for path in ("/", "/docs", "/health", "/ready"):
+        answer = http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert http.get("/favicon.ico").status_code == 204
 
 
 def test_headers_of_every_answer(http: httpx2.Client) -> None:
