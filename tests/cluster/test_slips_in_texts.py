@@ -104,7 +104,7 @@ def test_a_slip_in_the_unit_of_systemd(
         ("  port: 8000", "   port: 8000", "line 8", "a key where a value was expected: 'port: 8000'", "neighbours"),
         ("  host: 0.0.0.0\n", "    host: 0.0.0.0\n", "line 8", "indented differently", "the same indentation"),
         ("  - name: setok", "   - name: setok", "line 11", "indented differently", "the same indentation"),
-        ("replicas.gpus: 1", "replicas.gpus: [1", "line 21", "a bracket or brace that nothing closes", "close it"),
+        ("replicas.gpus: 1", "replicas.gpus: [1", "line 22", "a bracket or brace that nothing closes", "close it"),
         ("config: serve", 'config: "serve', "line 14", "a quotation mark that nothing closes", "close it"),
         ("config: serve", "config: *serve", "line 14", "undefined alias 'serve'", "&NAME"),
         ("config: serve", "config: @serve", "line 14", "a character that a value may not begin with", "quote"),
