@@ -6,7 +6,8 @@ stay as they are, and those under way go on from their newest checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,13 @@ def check_same_sweep(sweep: TuneConfig) -> None:
 
 def _lost_choices(old: Dimension, new: Dimension, key: str) -> dict[str, tuple[Any, Any]]:
     """Choices that trials may have been made for, and that are gone or mean something else now; more of them are welcome."""
-    now: Mapping[Any, Any] = new.variants or {value: value for value in new.values}
-    was: Mapping[Any, Any] = old.variants or {value: value for value in old.values}
-    return {f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if now.get(name) != what}
+    was, now = _choices(old), _choices(new)
+    return {f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if name not in now or now[name] != what}
+
+
+def _choices(dimension: Dimension) -> dict[str, Any]:
+    """What the choices of a dimension mean, by the name of a variant, or as JSON, for a value may be a list or a mapping."""
+    return dict(dimension.variants) or {json.dumps(value, sort_keys=True): value for value in dimension.values}
 
 
 def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:

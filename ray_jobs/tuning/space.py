@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -132,7 +133,7 @@ def _changed(tree: dict[str, Any], changes: Mapping[str, Any], values: Values) -
     """A run's settings with some changes; ``values`` are what to name where they cannot be."""
     try:
         for key, value in changes.items():
-            set_value(tree, key, value)
+            set_value(tree, key, copy.deepcopy(value))  # a longer key may be written into it
         return build(TrainConfig, tree)
     except ConfigError as error:
         told = ", ".join(f"{key}={value}" for key, value in values.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -185,6 +186,7 @@ class TuneConfig(Job):
         twice = [key for key, count in Counter(keys).items() if count > 1]
         if twice:
             raise ConfigError(f"{twice[0]} is set by two dimensions of the space", "let only one of them set it")
+        self._check_nesting()
         for key in keys:
             if key in ("name", "output_dir"):
                 raise ConfigError(f"space has {key}, which every trial has for itself", f"leave {key} out")
@@ -207,6 +209,19 @@ class TuneConfig(Job):
         self._check_metrics()
         self._check_halving()
         return self
+
+    def _check_nesting(self) -> None:
+        """No trial may set a section as a whole and a key in it: what it is would depend on the order."""
+        own = [_settings_of(name, dimension) for name, dimension in self.space.items()]
+        pairs = [pair for a, b in itertools.permutations(own, 2) for pair in itertools.product(a, b)]
+        for dimension in self.space.values():
+            for changes in dimension.variants.values():
+                pairs += itertools.permutations(changes, 2)
+        for parent, key in pairs:
+            if key.startswith(f"{parent}."):
+                raise ConfigError(
+                    f"the space sets {parent} as a whole, and {key} in it", f"let one of them say all of {parent}"
+                )
 
     def _check_then_key(self, key: str) -> None:
         first, _, rest = key.partition(".")

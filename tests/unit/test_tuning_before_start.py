@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 from ray_jobs.train import train
 from ray_jobs.training.tracking import read_metrics
-from ray_jobs.tune import dry_run, tune
+from ray_jobs.tune import check_same_sweep, dry_run, tune
 from ray_jobs.tuning.known_metrics import check_metrics, known_metrics
-from setok.config import TrainConfig, TuneConfig, build, load_config
+from ray_jobs.tuning.space import known_values
+from ray_jobs.tuning.trials import Trials
+from setok.config import TrainConfig, TuneConfig, build, dump_config, load_config
 from setok.errors import ConfigError, DataError
 from tests import setokim_runs, squares
 from tests.sweeps import sweep_config
@@ -127,3 +130,23 @@ def test_more_trials_than_the_space_has_are_told(data: str, tmp_path: Path, capl
     assert not caplog.records
     dry_run(sweep_config(output_dir=str(tmp_path), train=changes, num_trials=40))
     assert "num_trials=40, and the space has only 3 combinations" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("optim.betas", [[0.9, 0.95], [0.8, 0.9]]),
+        ("model.encoder", [{"width": 24}, {"width": 48}]),
+        ("train.max_grad_norm", [1.0, None]),
+    ],
+)
+def test_a_sweep_over_lists_and_mappings_goes_on(tmp_path: Path, key: str, values: list[Any]) -> None:
+    def sweep_of(values: list[Any]) -> TuneConfig:
+        return sweep_config(output_dir=str(tmp_path), space={key: {"values": values}})
+
+    sweep = sweep_of(values)
+    Trials(sweep).plan(known_values(sweep)[0])
+    (sweep.run_dir / "config.yaml").write_text(dump_config(sweep))
+    check_same_sweep(sweep)
+    with pytest.raises(ConfigError, match=rf"space.{key}.{re.escape(json.dumps(values[1]))} "):
+        check_same_sweep(sweep_of(values[:1]))

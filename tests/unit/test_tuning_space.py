@@ -91,6 +91,17 @@ def test_values_become_the_settings_of_a_run(tmp_path: Path) -> None:
     assert config.train == sweep.train.train
 
 
+def test_a_variant_may_set_a_section_and_another_one_a_key_in_it() -> None:
+    variants = {"a": {"model.encoder": {"width": 24}}, "b": {"model.encoder.width": 48}}
+    space.check_space(sweep_config(space={"v": {"variants": variants}}))
+
+
+def test_a_trial_leaves_the_space_as_it_is() -> None:
+    changes = {"model.clustering": {"feature_dim": 8}, "model.clustering.max_tokens": 3}
+    space._changed(sweep_config().train.model_dump(mode="json"), changes, {})
+    assert changes["model.clustering"] == {"feature_dim": 8}
+
+
 def test_trials_share_a_store_below_the_sweeps_name() -> None:
     sweep = sweep_config(name="mine", train={"checkpoint": {"store": "s3://bucket/runs?region=x"}})
     config = space.train_config(sweep, {"optim.learning_rate": 0.1}, name="0000", output_dir="o")
@@ -128,6 +139,14 @@ def test_impossible_trials_are_refused_before_anything_starts(changes: dict[str,
         ({"space": {"name": {"values": ["x"]}}}, "every trial has for itself"),
         ({"space": {"scaling.num_workers": {"values": [1, 2]}}}, "sweeps of their own"),
         ({"space": {"seed": {"values": [1]}, "v": {"variants": {"a": {"seed": 2}}}}}, "two dimensions"),
+        (
+            {"space": {"model.clustering": {"values": [{}]}, "model.clustering.min_tokens": {"values": [2]}}},
+            "model.clustering as a whole, and model.clustering.min_tokens",
+        ),
+        (
+            {"space": {"v": {"variants": {"a": {"model.encoder.width": 8, "model.encoder": {}}}}}},
+            "model.encoder as a whole, and model.encoder.width",
+        ),
         ({"objectives": [{"metric": "psnr"}]}, "eval/psnr"),
         ({"objectives": [{"metric": "eval/psnr"}]}, "train.validation"),
         ({"halving": {"first_step": 8}}, "halving.first_step=8"),
