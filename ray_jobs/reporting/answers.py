@@ -9,7 +9,7 @@ from ray_jobs.reporting import layout
 from ray_jobs.reporting.cases import half_of, shown_keys, told_alike
 from ray_jobs.reporting.charts import short
 from ray_jobs.reporting.intervals import Line, Span, constant, interval_chart
-from ray_jobs.tuning.averages import AVERAGES, Answer, Group, Interval, answers_of
+from ray_jobs.tuning.averages import AVERAGES, Answer, Group, Interval, answers_of, groups_of, is_repeated
 from ray_jobs.tuning.names import beside, name_of
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -21,7 +21,10 @@ def answers(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     if sections and sweep.average_over:
         over = escape(", ".join(shown_over(sweep)))
         told = (
-            f"<p class='note legend-of-all'>A large dot is the mean over {over}, the line its 95 % confidence interval (Student's"
+            f"<p class='note legend-of-all'>A dot is one trial: none is repeated over {over} yet, so that there are no intervals,"
+            f" and nothing is known about how sure the differences are. The tables alone: {AVERAGES}.</p>"
+            if not is_repeated(groups_of(sweep, trials))
+            else f"<p class='note legend-of-all'>A large dot is the mean over {over}, the line its 95 % confidence interval (Student's"
             " t), a small dot one trial. Where two intervals overlap widely, nothing is known about which is better. The tables"
             f" alone: {AVERAGES}.</p>"
         )

@@ -65,7 +65,7 @@ def _of_group(sweep: TuneConfig, group: Group, *, is_best: bool) -> Case:
     metrics = {name for trial in group.trials if (result := trial.result) is not None for name in result.metrics}
     found = {metric: group.interval(metric) for metric in metrics}
     return Case(
-        name=f"{told(sweep, group.values)} ({len(group.trials)} trials)",
+        name=f"{told(sweep, group.values)} ({group.size})",
         short=group.label,
         values=group.values,
         figures={metric: one for metric, one in found.items() if one is not None},

@@ -15,7 +15,7 @@ from ray_jobs.reporting.scales import is_number, wants_log
 from ray_jobs.reporting.scales import name_of as told_value
 from ray_jobs.reporting.scatter import Mark, scatter_chart
 from ray_jobs.tuning import results
-from ray_jobs.tuning.averages import answers_of
+from ray_jobs.tuning.averages import answers_of, groups_of, is_repeated
 from ray_jobs.tuning.names import name_of
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -84,7 +84,8 @@ def against(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         cards = [_by_setting(sweep, cases, key, name, metric, wide) for metric in metrics]
         heading = f"<h3>By {escape(name)}</h3>" if len(keys) > 1 else ""
         parts.append(f'<div class="by" title="{escape(key)}">{heading}{layout.charts(cards)}</div>')
-    what = "the mean of trials that repeat each other" if sweep.average_over else "a trial"
+    repeated = sweep.average_over and is_repeated(groups_of(sweep, trials))
+    what = "the mean of trials that repeat each other" if repeated else "a trial"
     return (
         f"<section><h2>Settings and figures</h2><p>A circle is {what}, the full one the best, a gray one ended early; the line"
         f" is the mean where several share a value, and beside names the full circle is.</p>{''.join(parts)}</section>"
@@ -162,8 +163,8 @@ def trade_offs(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         cards.append(f'<figure class="card"><h3>{escape(name_of(metric))}</h3>{chart}</figure>')
     what = (
         "means with their 95 % intervals, named where there is room"
-        if sweep.average_over
-        else "trials, with their numbers where there is room for them"
+        if sweep.average_over and is_repeated(groups_of(sweep, trials))
+        else "trials, named where there is room for them"
     )
     which = "The full circle is the best one."
     if len(sweep.objectives) > 1:

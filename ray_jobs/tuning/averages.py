@@ -73,6 +73,11 @@ class Group:
         """Their values, in a few words."""
         return ", ".join(str(value) for value in self.values.values()) or "all"
 
+    @property
+    def size(self) -> str:
+        """How many there are, in words."""
+        return "1 trial" if len(self.trials) == 1 else f"{len(self.trials)} trials"
+
     def interval(self, metric: str) -> Interval | None:
         """Of one of their figures, over those that have it."""
         results = [result for trial in self.trials if (result := trial.result) is not None]
@@ -87,6 +92,11 @@ def groups_of(sweep: TuneConfig, trials: Sequence[Trial]) -> list[Group]:
             found.setdefault(identity(_common(sweep, trial)), []).append(trial)
     groups = [Group(values=_common(sweep, together[0]), trials=tuple(together)) for together in found.values()]
     return sorted(groups, key=lambda group: rank_of(sweep, group))
+
+
+def is_repeated(groups: Sequence[Group]) -> bool:
+    """Whether any of them has more than one trial so far; without that there are no intervals."""
+    return any(len(group.trials) > 1 for group in groups)
 
 
 def rank_of(sweep: TuneConfig, group: Group) -> tuple[float, ...]:
@@ -145,7 +155,10 @@ def write_averages(sweep: TuneConfig, trials: Sequence[Trial]) -> Path | None:
         parts += [f"### {answer.question}", ""] if sweep.questions else []
         parts += [markdown_of(sweep, answer), ""]
     over = ", ".join(sweep.average_over)
-    parts.append(f"Means over {over}, ± half the width of their 95 % confidence interval (Student's t).")
+    if is_repeated(groups_of(sweep, trials)):
+        parts.append(f"Means over {over}, ± half the width of their 95 % confidence interval (Student's t).")
+    else:
+        parts.append(f"One trial each: not repeated over {over} yet, so that there are no intervals.")
     path = sweep.run_dir / AVERAGES
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
