@@ -84,8 +84,7 @@ def against(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         cards = [_by_setting(sweep, cases, key, name, metric, wide) for metric in metrics]
         heading = f"<h3>By {escape(name)}</h3>" if len(keys) > 1 else ""
         parts.append(f'<div class="by" title="{escape(key)}">{heading}{layout.charts(cards)}</div>')
-    repeated = sweep.average_over and is_repeated(groups_of(sweep, trials))
-    what = "the mean of trials that repeat each other" if repeated else "a trial"
+    what = _one_of(sweep, trials)
     return (
         f"<section><h2>Settings and figures</h2><p>A circle is {what}, the full one the best, a gray one ended early; the line"
         f" is the mean where several share a value, and beside names the full circle is.</p>{''.join(parts)}</section>"
@@ -163,7 +162,7 @@ def trade_offs(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         cards.append(f'<figure class="card"><h3>{escape(name_of(metric))}</h3>{chart}</figure>')
     what = (
         "means with their 95 % intervals, named where there is room"
-        if sweep.average_over and is_repeated(groups_of(sweep, trials))
+        if _is_repeated(sweep, trials)
         else "trials, named where there is room for them"
     )
     which = "The full circle is the best one."
@@ -204,7 +203,7 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         main=next(place for place, case in enumerate(cases) if case.is_best),
         logs=logs,
     )
-    what = "the mean of trials that repeat each other" if sweep.average_over else "a trial"
+    what = _one_of(sweep, trials)
     return (
         f"<section><h2>All of it at once</h2><p>A line is {what}, from its settings on the left to its figures on the right;"
         ' the strong one is the best.</p><figure class="card scroll wide" tabindex="0" role="region"'
@@ -215,3 +214,12 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
 def _letters(cases: Sequence[Case], key: str) -> int:
     """Of the longest name among a setting's values; the first axis has room for those. 0 of numbers."""
     return max((len(told_value(case.values[key])) for case in cases if not is_number(case.values[key])), default=0)
+
+
+def _is_repeated(sweep: TuneConfig, trials: Sequence[Trial]) -> bool:
+    return bool(sweep.average_over) and is_repeated(groups_of(sweep, trials))
+
+
+def _one_of(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
+    """What a circle or a line stands for."""
+    return "the mean of trials that repeat each other" if _is_repeated(sweep, trials) else "a trial"
