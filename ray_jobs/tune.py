@@ -118,7 +118,9 @@ def check_same_sweep(sweep: TuneConfig) -> None:
 def _lost_choices(old: Dimension, new: Dimension, key: str) -> dict[str, tuple[Any, Any]]:
     """Choices that trials may have been made for, and that are gone or mean something else now; more of them are welcome."""
     was, now = _choices(old), _choices(new)
-    return {f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if name not in now or now[name] != what}
+    return {
+        f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if name not in now or now[name] != what
+    }
 
 
 def _choices(dimension: Dimension) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from ray_jobs.ingesting.journal import heldout_folder
+from ray_jobs.training.preflight import check_features
 from ray_jobs.tuning.known_metrics import check_metrics
 from ray_jobs.tuning.space import check_space
 from setok.config import TrainConfig, TuneConfig
@@ -25,6 +26,8 @@ def check_before_start(sweep: TuneConfig) -> None:
     check_metrics(sweep)
     made = {_place(folder) for part in sweep.ingest for folder in (part.output, heldout_folder(part))}
     for stage in sweep.stages:
+        if stage.data.features is not None:
+            check_features(Path(stage.data.features))
         for folder in sets_of(stage):
             if _place(folder) not in made:
                 Manifest.load(folder)

@@ -97,7 +97,9 @@ def test_single_trials_have_no_intervals(tmp_path: Path) -> None:
     sweep, trials = repeated(tmp_path / "one", **one)
     text = check(render_sweep(sweep, trials)).text
     assert "3 trials that differ in kind; each is" in text
-    assert "20.00, over 1 trial. Next is soft, 19.00: a single trial has no interval, so that it may be as good." in text
+    assert (
+        "20.00, over 1 trial. Next is soft, 19.00: a single trial has no interval, so that it may be as good." in text
+    )
     assert "A dot is one trial: none is repeated over seed yet" in text
     assert "95 %" not in text and "1 trials" not in text and "repeat each other" not in text
     written = write_averages(sweep, trials)
