@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -24,8 +25,8 @@ def answers(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
             f"<p class='note legend-of-all'>A dot is one trial: none is repeated over {over} yet, so that there are no intervals,"
             f" and nothing is known about how sure the differences are. The tables alone: {AVERAGES}.</p>"
             if not is_repeated(groups_of(sweep, trials))
-            else f"<p class='note legend-of-all'>A large dot is the mean over {over}, the line its 95 % confidence interval (Student's"
-            " t), a small dot one trial. Where two intervals overlap widely, nothing is known about which is better. The tables"
+            else f"<p class='note legend-of-all'>A large dot is the mean over {over}, the line its 95 % confidence interval"
+            " (Student's t), a small dot one trial. Where two intervals overlap widely, nothing is known about which is better. The tables"
             f" alone: {AVERAGES}.</p>"
         )
         sections.insert(0, told)
@@ -96,7 +97,7 @@ def _legend(answer: Answer, references: Sequence[str]) -> str:
 def _beside(group: Group, references: Sequence[str]) -> tuple[Span | None, ...]:
     """What a group's figure must be seen with."""
     found = [group.interval(reference) for reference in references]
-    return tuple(None if one is None else _span(one) for one in found)
+    return tuple(None if one is None or not math.isfinite(one.mean) else _span(one) for one in found)
 
 
 def _span(one: Interval) -> Span:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from ray_jobs.reporting.charts import nice_ticks, short
+from ray_jobs.tuning.names import NONE
 
 _MOST_TICKS = 6
 _DECADES = 20
@@ -85,6 +86,8 @@ def name_of(value: Any) -> str:
     """A value as it stands at an axis or in a table."""
     if is_number(value):
         return short(value)
+    if value is None:
+        return NONE
     return value if isinstance(value, str) else json.dumps(value)
 
 

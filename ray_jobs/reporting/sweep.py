@@ -141,7 +141,7 @@ def _table(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> st
     for place, trial in enumerate(ranked):
         result = trial.result
         state = "unfinished" if result is None else result.state + (f": {result.reason}" if result.reason else "")
-        cells = ["–" if (value := trial.values.get(key)) is None else told_value(value) for key in sweep.space]
+        cells = [told_value(trial.values[key]) if key in trial.values else "–" for key in sweep.space]
         cells += [column[place] for column in figures]
         kind = ' class="ours"' if trial.number in ours else ""
         shown = "".join(f"<td{kind}>{escape(cell)}</td>" for cell in cells)

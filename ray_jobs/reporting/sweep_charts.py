@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -57,9 +58,10 @@ def _worth(metric: str, keys: Iterable[str], finished: Sequence[Trial]) -> list[
 
 
 def _having(metric: str, trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
-    """The trials that have a figure."""
+    """The trials that have a figure, with it; what is no number is none."""
     found = ((trial, trial.result) for trial in trials)
-    return [(trial, one.metrics[metric]) for trial, one in found if one is not None and metric in one.metrics]
+    have = ((trial, one.metrics.get(metric, math.nan)) for trial, one in found if one is not None)
+    return [(trial, value) for trial, value in have if math.isfinite(value)]
 
 
 def _bar(name: str, value: float | None, chance: float) -> Bar:
@@ -143,9 +145,10 @@ def _mark(case: Case, x: Any, metric: str) -> Mark:
 def trade_offs(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     """The first objective against the other figures, with the cases that no other one beats."""
     cases = cases_of(sweep, trials, best)
-    first, *others = known_metrics(sweep, cases)
-    if not others:
+    known = known_metrics(sweep, cases)
+    if len(known) < 2:
         return ""
+    first, *others = known
     front = undominated(sweep, cases) if len(sweep.objectives) > 1 else [case for case in cases if case.is_best]
     wide = layout.width(len(others))
     cards = []
@@ -193,7 +196,7 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     cases = cases_of(sweep, trials, best)
     names, metrics = shown_keys(sweep), known_metrics(sweep, cases)
     keys = sorted(names, key=lambda key: -_letters(cases, key))
-    rows = [[*(case.values[key] for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases]
+    rows = [[*(_there(case.values[key]) for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases]
     logs = [sweep.space[key].log or wants_log(sweep.space[key].choices) for key in keys]
     logs += [wants_log([case.figure(metric) or 0.0 for case in cases]) for metric in metrics]
     chart = parallel_chart(
@@ -209,6 +212,11 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         ' the strong one is the best.</p><figure class="card scroll wide" tabindex="0" role="region"'
         f' aria-label="All of it at once">{chart}</figure></section>'
     )
+
+
+def _there(value: Any) -> Any:
+    """A setting's value for a chart in which nothing would be a gap."""
+    return told_value(value) if value is None else value
 
 
 def _letters(cases: Sequence[Case], key: str) -> int:

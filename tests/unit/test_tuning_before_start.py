@@ -137,7 +137,7 @@ def test_more_trials_than_the_space_has_are_told(data: str, tmp_path: Path, capl
     [
         ("optim.betas", [[0.9, 0.95], [0.8, 0.9]]),
         ("model.encoder", [{"width": 24}, {"width": 48}]),
-        ("train.max_grad_norm", [1.0, None]),
+        ("model.clustering.sharpness", [1.0, None]),
     ],
 )
 def test_a_sweep_over_lists_and_mappings_goes_on(tmp_path: Path, key: str, values: list[Any]) -> None:

@@ -297,7 +297,7 @@ def test_every_question_has_its_table_and_figure(tmp_path: Path) -> None:
     write_results(sweep, trials)
     text = (sweep.run_dir / "averages.md").read_text()
     assert [line for line in text.splitlines() if line.startswith("#")] == [
-        "### Is <it> good?",
+        "### Is &lt;it&gt; good?",
         "### What does it cost?",
     ]
 
