@@ -21,14 +21,17 @@ def answers(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     sections = [_answer(sweep, answer) for answer in answers_of(sweep, trials)]
     if sections and sweep.average_over:
         over = escape(", ".join(shown_over(sweep)))
-        told = (
-            f"<p class='note legend-of-all'>A dot is one trial: none is repeated over {over} yet, so that there are no intervals,"
-            f" and nothing is known about how sure the differences are. The tables alone: {AVERAGES}.</p>"
-            if not is_repeated(groups_of(sweep, trials))
-            else f"<p class='note legend-of-all'>A large dot is the mean over {over}, the line its 95 % confidence interval"
-            " (Student's t), a small dot one trial. Where two intervals overlap widely, nothing is known about which is better. The tables"
-            f" alone: {AVERAGES}.</p>"
-        )
+        if is_repeated(groups_of(sweep, trials)):
+            how = (
+                f"A large dot is the mean over {over}, the line its 95 % confidence interval (Student's t), a small dot one"
+                " trial. Where two intervals overlap widely, nothing is known about which is better."
+            )
+        else:
+            how = (
+                f"A dot is one trial: none is repeated over {over} yet, so that there are no intervals, and nothing is known"
+                " about how sure the differences are."
+            )
+        told = f"<p class='note legend-of-all'>{how} The tables alone: {AVERAGES}.</p>"
         sections.insert(0, told)
     return "".join(sections)
 

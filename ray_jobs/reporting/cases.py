@@ -111,9 +111,7 @@ def known_metrics(sweep: TuneConfig, cases: Sequence[Case]) -> list[str]:
 def told(sweep: TuneConfig, values: Values) -> str:
     """Settings in words."""
     names = setting_names(sweep.space)
-    return ", ".join(
-        f"{names.get(key, key)} {name_of(value)}" for key, value in values.items()
-    )
+    return ", ".join(f"{names.get(key, key)} {name_of(value)}" for key, value in values.items())
 
 
 def told_alike(intervals: Sequence[Interval | None]) -> list[str]:

@@ -131,7 +131,7 @@ def _apart(ticks: Sequence[tuple[float, str]], frame: Frame) -> list[tuple[float
     if not ticks:
         return []
     room = (frame.x_high - frame.x_low) / len(ticks) * frame.per_x
-    letters = max(4, int(room / (LETTER * _SMALL)) - 1)
+    letters = max(4, int(min(room, frame.width) / (LETTER * _SMALL)) - 1)
     kept, end = [], -math.inf
     for place, name in ticks:
         told = cut(name, letters)

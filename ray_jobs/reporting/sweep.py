@@ -31,7 +31,7 @@ def write_sweep_report(sweep: TuneConfig, trials: Sequence[Trial]) -> Path:
 
 def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     """The page as text."""
-    best = results.best_of(sweep, trials)
+    best, title = results.best_of(sweep, trials), sweep.title or sweep.name
     sections = [_header(sweep, trials, best)]
     if best is not None and (sweep.average_over or sweep.questions):
         sections.append(answers(sweep, trials))
@@ -43,7 +43,7 @@ def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>{escape(sweep.title)}</title><style>{STYLE}{OWN_STYLE}</style></head><body><main>{''.join(sections)}"
+        f"<title>{escape(title)}</title><style>{STYLE}{OWN_STYLE}</style></head><body><main>{''.join(sections)}"
         "<footer>Made by ray_jobs.reporting. The page holds everything it shows and loads nothing.</footer>"
         "</main></body></html>\n"
     )
@@ -51,7 +51,7 @@ def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
 
 def _header(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> str:
     parts = [
-        f'<header><p class="eyebrow">{escape(sweep.name)}</p><h1>{escape(sweep.title)}</h1>'
+        f'<header><p class="eyebrow">{escape(sweep.name)}</p><h1>{escape(sweep.title or sweep.name)}</h1>'
         f'<p class="lead">{_lead(sweep, trials)}</p>'
     ]
     if best is not None:

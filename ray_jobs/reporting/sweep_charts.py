@@ -196,7 +196,9 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     cases = cases_of(sweep, trials, best)
     names, metrics = shown_keys(sweep), known_metrics(sweep, cases)
     keys = sorted(names, key=lambda key: -_letters(cases, key))
-    rows = [[*(_there(case.values[key]) for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases]
+    rows = [
+        [*(_there(case.values[key]) for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases
+    ]
     logs = [sweep.space[key].log or wants_log(sweep.space[key].choices) for key in keys]
     logs += [wants_log([case.figure(metric) or 0.0 for case in cases]) for metric in metrics]
     chart = parallel_chart(

@@ -92,6 +92,11 @@ def test_the_header_shows_means_and_the_next_best(tmp_path: Path) -> None:
     assert "trial 3 (seed 0)" in text, "whose settings are in best.yaml"
 
 
+def test_a_page_without_a_title_has_the_sweeps_name(tmp_path: Path) -> None:
+    html = render_sweep(*repeated(tmp_path))
+    assert "<title>sweep</title>" in html and "<h1>sweep</h1>" in html
+
+
 def test_single_trials_have_no_intervals(tmp_path: Path) -> None:
     one = {"space": {"kind": {"variants": {"grid": {}, "k-means": {}, "soft": {}}}, "seed": {"values": [0]}}}
     sweep, trials = repeated(tmp_path / "one", **one)

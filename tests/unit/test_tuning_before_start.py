@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,14 @@ def test_a_sweep_over_lists_and_mappings_goes_on(tmp_path: Path, key: str, value
     check_same_sweep(sweep)
     with pytest.raises(ConfigError, match=rf"space.{key}.{re.escape(json.dumps(values[1]))} "):
         check_same_sweep(sweep_of(values[:1]))
+
+
+def test_a_copy_of_a_trial_is_none(data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep = sweep_config(output_dir=str(tmp_path), train={"data": {"train": [{"path": data}]}})
+    trials = Trials(sweep)
+    trial = trials.plan(known_values(sweep)[0])
+    shutil.copytree(trial.folder, trial.folder.with_name("0000-old"))
+    assert trials.all() == [trial]
+    assert trials.plan(known_values(sweep)[1]).number == 1
+    dry_run(sweep)
+    assert "0000-old is no trial of this sweep" in caplog.text

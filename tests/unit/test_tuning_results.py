@@ -61,9 +61,7 @@ def test_the_best_is_the_lowest_loss_of_those_that_are_done(tmp_path: Path) -> N
 def test_what_is_no_number_is_worst_and_does_not_break_the_page(tmp_path: Path, best_is: str, repeated: bool) -> None:
     objective = {"metric": "train/loss", "best_is": best_is}
     changes = {"space": {RATE: {"values": [0.1, 0.2, 0.3]}, "seed": {"values": [0]}}, "objectives": [objective]}
-    sweep, trials = filled(
-        tmp_path, [math.nan, 2.0, math.inf], **changes, average_over=["seed"] if repeated else []
-    )
+    sweep, trials = filled(tmp_path, [math.nan, 2.0, math.inf], **changes, average_over=["seed"] if repeated else [])
     best = results.best_of(sweep, trials)
     assert best is not None and best.number == (1 if best_is == "lowest" else 2)
     assert check(render_sweep(sweep, trials)).unlabelled == []
