@@ -17,12 +17,12 @@ from ray_jobs import launch
 from ray_jobs.pipeline import prepare_data
 from ray_jobs.reporting.sweep import write_sweep_report
 from ray_jobs.train import train
-from ray_jobs.training.room import check_cluster
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.tuning.averages import write_averages
 from ray_jobs.tuning.before_start import check_before_start
+from ray_jobs.tuning.resources import most_at_a_time, this_node
 from ray_jobs.tuning.results import BEST, BEST_THEN, best_of, write_best, write_table
-from ray_jobs.tuning.running import run_trials
+from ray_jobs.tuning.running import check_room, run_trials
 from ray_jobs.tuning.space import changes_of, known_values, train_config, with_absolute_base
 from ray_jobs.tuning.trials import Trial, Trials
 from setok.config import THEN, Dimension, TuneConfig, differences, dump_config, load_config
@@ -56,10 +56,8 @@ def tune(sweep: TuneConfig) -> Path:
     sweep.run_dir.mkdir(parents=True, exist_ok=True)
     (sweep.run_dir / CONFIG).write_text(dump_config(sweep), encoding="utf-8")
     launch.start_ray()
+    check_room(sweep)
     prepare_data(sweep.run_dir, sweep.scenes, sweep.ingest, sweep.words)
-    if sweep.train.scaling.num_workers:
-        for stage in sweep.stages:
-            check_cluster(stage)
     forget_request(sweep.run_dir)
     try:
         with stop_on_signal(sweep.run_dir):
@@ -105,6 +103,7 @@ def check_same_sweep(sweep: TuneConfig) -> None:
     for prefix, was, is_now in stages:
         for section in _SAME:
             changed |= differences(getattr(was, section), getattr(is_now, section), f"{prefix}{section}")
+        changed.pop(f"{prefix}data.features", None)  # losses are the same with and without
         begins = (was.checkpoint.init_from, is_now.checkpoint.init_from)
         changed |= differences(*begins, f"{prefix}checkpoint.init_from")
     if changed:
@@ -142,6 +141,12 @@ def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:
 def dry_run(sweep: TuneConfig) -> None:
     """Show what the trials would be, and refuse what ``tune`` would refuse before the first one."""
     check_before_start(sweep)
+    if launch.joins_cluster():
+        launch.start_ray()
+        check_room(sweep)
+    else:
+        for stage in sweep.stages:
+            most_at_a_time(stage, [this_node()])
     console = launch.console()
     steps = " and ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
     table = Table(*sweep.space, title=f"{sweep.name}: {num_trials(sweep)} trials of {steps}")

@@ -7,6 +7,7 @@ ever, so the number of trials is what surely fits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from setok.config import TrainConfig
@@ -67,6 +68,13 @@ def _place(free: Sequence[dict[str, float]], bundle: Resources) -> bool:
     return False
 
 
+def this_node() -> dict[str, float]:
+    """What a Ray that is started on this machine would hand out."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
 def most_at_a_time(config: TrainConfig, nodes: Sequence[Resources]) -> int:
     """Trials that surely fit at the same time.
 
@@ -83,7 +91,9 @@ def most_at_a_time(config: TrainConfig, nodes: Sequence[Resources]) -> int:
         needs, has = _total(without), _total(nodes)
         raise ConfigError(
             f"a trial needs {_told(needs)}, and the cluster has {_told({kind: has.get(kind, 0.0) for kind in needs})}",
-            "lower train.scaling.num_workers or train.scaling.cpus_per_worker, or set train.scaling.num_workers=0",
+            "lower train.scaling.num_workers or train.scaling.cpus_per_worker, or set train.scaling.num_workers=0"
+            if config.scaling.max_workers
+            else "lower train.scaling.cpus_per_worker, or set train.scaling.use_gpu=false where that is what is missing",
         )
     return fits
 
