@@ -65,18 +65,18 @@ def _parts(metrics: Sequence[str]) -> dict[str, list[str]]:
 
 def _panel(sweep: TuneConfig, answer: Answer, metric: str, references: Sequence[str], wide: int) -> str:
     """One figure of all groups, on one axis."""
-    known = [(group, one) for group in answer.groups if (one := group.interval(metric)) is not None]
-    told = told_alike([one for _, one in known])
+    found = [group.interval(metric) for group in answer.groups]
+    known = [one if one is not None and math.isfinite(one.mean) else None for one in found]
     lines = [
         Line(
             label=group.label,
-            span=_span(one),
+            span=None if one is None else _span(one),
             told=text,
-            points=_points(group, metric) if one.count > 1 else (),
+            points=_points(group, metric) if one is not None and one.count > 1 else (),
             beside=_beside(group, references),
             main=not sweep.questions and group is answer.groups[0],
         )
-        for (group, one), text in zip(known, told, strict=True)
+        for group, one, text in zip(answer.groups, known, told_alike(known), strict=True)
     ]
     names = [found[1] for reference in references if (found := beside(reference)) is not None]
     chart = interval_chart(lines, title=name_of(metric), references=names, width=wide)

@@ -116,15 +116,17 @@ def _by_name(sweep: TuneConfig, cases: Sequence[Case], key: str, metric: str, ti
     )
     groups: dict[str, list[Case]] = {}
     for case in cases:
-        if metric in case.figures:
-            groups.setdefault(told_value(case.values[key]), []).append(case)
-    points = {name: tuple(case.figures[metric].mean for case in found) for name, found in groups.items()}
-    means = {name: sum(values) / len(values) for name, values in points.items()}
+        groups.setdefault(told_value(case.values[key]), []).append(case)
+    points = {
+        name: tuple(case.figures[metric].mean for case in found if metric in case.figures)
+        for name, found in groups.items()
+    }
+    means = {name: sum(values) / len(values) if values else None for name, values in points.items()}
     told = dict(zip(means, told_figures(list(means.values())), strict=True))
     lines = [
         Line(
             label=name,
-            span=Span(mean=means[name]),
+            span=None if (mean := means[name]) is None else Span(mean=mean),
             told=told[name],
             points=points[name] if len(points[name]) > 1 else (),
             main=any(case.is_best for case in groups[name]),
