@@ -65,8 +65,8 @@ def _parts(metrics: Sequence[str]) -> dict[str, list[str]]:
 
 def _panel(sweep: TuneConfig, answer: Answer, metric: str, references: Sequence[str], wide: int) -> str:
     """One figure of all groups, on one axis."""
-    found = [group.interval(metric) for group in answer.groups]
-    known = [one if one is not None and math.isfinite(one.mean) else None for one in found]
+    means = [group.interval(metric) for group in answer.groups]
+    known = [one if one is not None and math.isfinite(one.mean) else None for one in means]
     lines = [
         Line(
             label=group.label,

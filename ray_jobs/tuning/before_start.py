@@ -32,8 +32,8 @@ def check_before_start(sweep: TuneConfig) -> None:
         for folder in sets_of(stage):
             if _place(folder) not in made:
                 Manifest.load(folder)
-    for folder in Trials(sweep).strangers():
-        logger.warning("%s is no trial of this sweep, and is left alone", folder)
+    for stranger in Trials(sweep).strangers():
+        logger.warning("%s is no trial of this sweep, and is left alone", stranger)
     if sweep.num_trials is not None and sweep.num_trials > sweep.num_combinations:
         logger.warning(
             "num_trials=%d, and the space has only %d combinations: there will be no more trials than those",
