@@ -35,6 +35,16 @@ from setok.errors import ConfigError, DataError
 from setok.metrics.running import INDEX
 from setok.models.clustering.interface import BY_DISTANCE
 
+_READERS = {
+    "stop_mass": ("stick_breaking",),
+    "stop_scope": ("stick_breaking",),
+    "sharpness": ("stick_breaking",),
+    "score_threshold": ("dpc_knn",),
+    "num_clusters": ("dpc_knn",),
+    "similarity_threshold": ("cosine_graph",),
+    "num_neighbors": ("stick_breaking", "dpc_knn"),
+}
+"""Methods of ``BY_DISTANCE`` that read a setting; what is missing here all of them read."""
 TABLE, CONFIG = "thresholds.parquet", "config.yaml"
 
 
@@ -51,10 +61,7 @@ def sweep_thresholds(config: ThresholdsConfig) -> pa.Table:
     started = time.monotonic()
     trained = tokenizer_of(config)
     settings = settings_of(config, trained.model.clustering)
-    stored = Manifest.load(config.data).num_rows
-    num_rows = min(stored, config.limit or stored)
-    if num_rows == 0:
-        raise DataError(f"data set {config.data!r} has no rows", "ingest some, or name another set")
+    num_rows = num_rows_of(config)
     launch.start_ray()
     check_resources(config)
     task = ThresholdTask(
@@ -97,17 +104,41 @@ def tokenizer_of(config: ThresholdsConfig) -> Trained:
     return trained
 
 
+def num_rows_of(config: ThresholdsConfig) -> int:
+    """Pictures that are gone through.
+
+    Raises:
+        DataError: there is no such set, or it is empty.
+    """
+    stored = Manifest.load(config.data).num_rows
+    if stored == 0:
+        raise DataError(f"data set {config.data!r} has no rows", "ingest some, or name another set")
+    return min(stored, config.limit or stored)
+
+
 def settings_of(config: ThresholdsConfig, trained: ClusteringConfig) -> list[ClusteringConfig]:
     """The clustering at every value.
 
     Raises:
-        ConfigError: a value is impossible, or the method has no such setting.
+        ConfigError: a value is impossible, or the method has no such setting or does not read it.
     """
     settings = [changed(trained, config.clustering | {config.vary: value}) for value in points_of(config.over)]
     if settings[0].method not in BY_DISTANCE:
         raise ConfigError(
             f"clustering.method={settings[0].method} has no threshold to go through",
             f"--set 'clustering={{method: {BY_DISTANCE[0]}}}', or one of {', '.join(BY_DISTANCE[1:])}",
+        )
+    readers = _READERS.get(config.vary, BY_DISTANCE)
+    if settings[0].method not in readers:
+        raise ConfigError(
+            f"clustering.method={settings[0].method} does not read vary={config.vary}: all values would give the same",
+            f"vary what it reads ({', '.join(key for key, who in _READERS.items() if settings[0].method in who)}), or"
+            f" --set 'clustering={{method: {readers[0]}}}'",
+        )
+    if config.vary == "score_threshold" and (count := settings[0].num_clusters) is not None:
+        raise ConfigError(
+            f"clustering.num_clusters={count} ignores vary=score_threshold: all values would give the same",
+            "--set 'clustering={method: dpc_knn, num_clusters: null}', or vary=num_clusters",
         )
     return settings
 
@@ -163,7 +194,7 @@ def describe(config: ThresholdsConfig) -> None:
     first, last = (getattr(setting, config.vary) for setting in (settings[0], settings[-1]))
     launch.console().print(
         f"{config.name}: {len(settings)} values of {config.vary} from {first:g} to {last:g}, clustering by"
-        f" {settings[0].method}, on {config.data} → {config.run_dir / TABLE}"
+        f" {settings[0].method}, on {num_rows_of(config):,} pictures of {config.data} → {config.run_dir / TABLE}"
     )
 
 

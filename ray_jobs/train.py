@@ -24,7 +24,7 @@ from ray_jobs.training.alone import check_alone
 from ray_jobs.training.before_start import check_before_start, find_start, with_absolute_paths
 from ray_jobs.training.dry_run import dry_run
 from ray_jobs.training.messages import Messages
-from ray_jobs.training.stopping import forget_request, stop_on_signal
+from ray_jobs.training.stopping import forget_request, is_asked_to_stop, stop_on_signal
 from ray_jobs.training.verifying import verify_run
 from setok import checkpoint
 from setok.config import TrainConfig, dump_config
@@ -82,20 +82,14 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     began = time.time()
     forget_request(run_dir)
     (run_dir / checkpoint.CONFIG).write_text(dump_config(config), encoding="utf-8")
-    if config.data.features is not None:
-        from ray_jobs.training.features import prepare_features  # brings in torch
-
-        prepare_features(config, start)
     try:
-        with stop_on_signal(run_dir), ProgressView(run_dir, console(), messages=messages_of(config)):
-            if config.scaling.num_workers:
-                from ray_jobs.training.validating import Validator
+        with stop_on_signal(run_dir):
+            if config.data.features is not None:
+                from ray_jobs.training.features import prepare_features  # brings in torch
 
-                with Validator(config):
-                    train_on_ray(config, callbacks)
-            else:
-                evaluate_what_is_left(config)
-                train_here(config)
+                prepare_features(config, start)
+            if not is_asked_to_stop(run_dir):
+                run_stage(config, callbacks)
     except Stopped as stopped:
         if not is_finished(config):
             saved = bool(checkpoint.Store.of_run(checkpoint.home_of(config)).steps())
@@ -110,6 +104,19 @@ def train(config: TrainConfig, *, callbacks: Sequence[UserCallback] = ()) -> Pat
     if (survived := history.summary(run_dir)) is not None:
         console().print(f"The run survived {survived}; see {run_dir / history.HISTORY}.")
     return run_dir
+
+
+def run_stage(config: TrainConfig, callbacks: Sequence[UserCallback]) -> None:
+    """The training itself, with its progress on the console."""
+    with ProgressView(config.run_dir, console(), messages=messages_of(config)):
+        if config.scaling.num_workers:
+            from ray_jobs.training.validating import Validator
+
+            with Validator(config):
+                train_on_ray(config, callbacks)
+        else:
+            evaluate_what_is_left(config)
+            train_here(config)
 
 
 def messages_of(config: TrainConfig) -> Callable[[], list[str]]:

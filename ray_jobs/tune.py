@@ -6,7 +6,8 @@ stay as they are, and those under way go on from their newest checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from ray_jobs import launch
 from ray_jobs.pipeline import prepare_data
 from ray_jobs.reporting.sweep import write_sweep_report
 from ray_jobs.train import train
-from ray_jobs.training.room import check_cluster
 from ray_jobs.training.stopping import forget_request, stop_on_signal
 from ray_jobs.tuning.averages import write_averages
 from ray_jobs.tuning.before_start import check_before_start
+from ray_jobs.tuning.resources import most_at_a_time, this_node
 from ray_jobs.tuning.results import BEST, BEST_THEN, best_of, write_best, write_table
-from ray_jobs.tuning.running import run_trials
+from ray_jobs.tuning.running import check_room, run_trials
 from ray_jobs.tuning.space import changes_of, known_values, train_config, with_absolute_base
 from ray_jobs.tuning.trials import Trial, Trials
 from setok.config import THEN, Dimension, TuneConfig, differences, dump_config, load_config
@@ -55,10 +56,8 @@ def tune(sweep: TuneConfig) -> Path:
     sweep.run_dir.mkdir(parents=True, exist_ok=True)
     (sweep.run_dir / CONFIG).write_text(dump_config(sweep), encoding="utf-8")
     launch.start_ray()
+    check_room(sweep)
     prepare_data(sweep.run_dir, sweep.scenes, sweep.ingest, sweep.words)
-    if sweep.train.scaling.num_workers:
-        for stage in sweep.stages:
-            check_cluster(stage)
     forget_request(sweep.run_dir)
     try:
         with stop_on_signal(sweep.run_dir):
@@ -104,6 +103,7 @@ def check_same_sweep(sweep: TuneConfig) -> None:
     for prefix, was, is_now in stages:
         for section in _SAME:
             changed |= differences(getattr(was, section), getattr(is_now, section), f"{prefix}{section}")
+        changed.pop(f"{prefix}data.features", None)  # losses are the same with and without
         begins = (was.checkpoint.init_from, is_now.checkpoint.init_from)
         changed |= differences(*begins, f"{prefix}checkpoint.init_from")
     if changed:
@@ -116,9 +116,15 @@ def check_same_sweep(sweep: TuneConfig) -> None:
 
 def _lost_choices(old: Dimension, new: Dimension, key: str) -> dict[str, tuple[Any, Any]]:
     """Choices that trials may have been made for, and that are gone or mean something else now; more of them are welcome."""
-    now: Mapping[Any, Any] = new.variants or {value: value for value in new.values}
-    was: Mapping[Any, Any] = old.variants or {value: value for value in old.values}
-    return {f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if now.get(name) != what}
+    was, now = _choices(old), _choices(new)
+    return {
+        f"{key}.{name}": (what, now.get(name)) for name, what in was.items() if name not in now or now[name] != what
+    }
+
+
+def _choices(dimension: Dimension) -> dict[str, Any]:
+    """What the choices of a dimension mean, by the name of a variant, or as JSON, for a value may be a list or a mapping."""
+    return dict(dimension.variants) or {json.dumps(value, sort_keys=True): value for value in dimension.values}
 
 
 def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:
@@ -135,6 +141,12 @@ def write_results(sweep: TuneConfig, trials: Sequence[Trial]) -> None:
 def dry_run(sweep: TuneConfig) -> None:
     """Show what the trials would be, and refuse what ``tune`` would refuse before the first one."""
     check_before_start(sweep)
+    if launch.joins_cluster():
+        launch.start_ray()
+        check_room(sweep)
+    else:
+        for stage in sweep.stages:
+            most_at_a_time(stage, [this_node()])
     console = launch.console()
     steps = " and ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
     table = Table(*sweep.space, title=f"{sweep.name}: {num_trials(sweep)} trials of {steps}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -9,7 +10,7 @@ from ray_jobs.reporting import layout
 from ray_jobs.reporting.cases import half_of, shown_keys, told_alike
 from ray_jobs.reporting.charts import short
 from ray_jobs.reporting.intervals import Line, Span, constant, interval_chart
-from ray_jobs.tuning.averages import AVERAGES, Answer, Group, Interval, answers_of
+from ray_jobs.tuning.averages import AVERAGES, Answer, Group, Interval, answers_of, groups_of, is_repeated
 from ray_jobs.tuning.names import beside, name_of
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -20,11 +21,17 @@ def answers(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     sections = [_answer(sweep, answer) for answer in answers_of(sweep, trials)]
     if sections and sweep.average_over:
         over = escape(", ".join(shown_over(sweep)))
-        told = (
-            f"<p class='note legend-of-all'>A large dot is the mean over {over}, the line its 95 % confidence interval (Student's"
-            " t), a small dot one trial. Where two intervals overlap widely, nothing is known about which is better. The tables"
-            f" alone: {AVERAGES}.</p>"
-        )
+        if is_repeated(groups_of(sweep, trials)):
+            how = (
+                f"A large dot is the mean over {over}, the line its 95 % confidence interval (Student's t), a small dot one"
+                " trial. Where two intervals overlap widely, nothing is known about which is better."
+            )
+        else:
+            how = (
+                f"A dot is one trial: none is repeated over {over} yet, so that there are no intervals, and nothing is known"
+                " about how sure the differences are."
+            )
+        told = f"<p class='note legend-of-all'>{how} The tables alone: {AVERAGES}.</p>"
         sections.insert(0, told)
     return "".join(sections)
 
@@ -58,18 +65,18 @@ def _parts(metrics: Sequence[str]) -> dict[str, list[str]]:
 
 def _panel(sweep: TuneConfig, answer: Answer, metric: str, references: Sequence[str], wide: int) -> str:
     """One figure of all groups, on one axis."""
-    known = [(group, one) for group in answer.groups if (one := group.interval(metric)) is not None]
-    told = told_alike([one for _, one in known])
+    means = [group.interval(metric) for group in answer.groups]
+    known = [one if one is not None and math.isfinite(one.mean) else None for one in means]
     lines = [
         Line(
             label=group.label,
-            span=_span(one),
+            span=None if one is None else _span(one),
             told=text,
-            points=_points(group, metric) if one.count > 1 else (),
+            points=_points(group, metric) if one is not None and one.count > 1 else (),
             beside=_beside(group, references),
             main=not sweep.questions and group is answer.groups[0],
         )
-        for (group, one), text in zip(known, told, strict=True)
+        for group, one, text in zip(answer.groups, known, told_alike(known), strict=True)
     ]
     names = [found[1] for reference in references if (found := beside(reference)) is not None]
     chart = interval_chart(lines, title=name_of(metric), references=names, width=wide)
@@ -93,7 +100,7 @@ def _legend(answer: Answer, references: Sequence[str]) -> str:
 def _beside(group: Group, references: Sequence[str]) -> tuple[Span | None, ...]:
     """What a group's figure must be seen with."""
     found = [group.interval(reference) for reference in references]
-    return tuple(None if one is None else _span(one) for one in found)
+    return tuple(None if one is None or not math.isfinite(one.mean) else _span(one) for one in found)
 
 
 def _span(one: Interval) -> Span:

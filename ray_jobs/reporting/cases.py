@@ -30,7 +30,7 @@ class Case:
     values: Values
     """What it was told, without what is averaged over."""
     figures: Mapping[str, Interval]
-    """By metric, those that are known."""
+    """By metric, those that are known and finite."""
     is_best: bool
     is_done: bool = True
 
@@ -65,10 +65,10 @@ def _of_group(sweep: TuneConfig, group: Group, *, is_best: bool) -> Case:
     metrics = {name for trial in group.trials if (result := trial.result) is not None for name in result.metrics}
     found = {metric: group.interval(metric) for metric in metrics}
     return Case(
-        name=f"{told(sweep, group.values)} ({len(group.trials)} trials)",
+        name=f"{told(sweep, group.values)} ({group.size})",
         short=group.label,
         values=group.values,
-        figures={metric: one for metric, one in found.items() if one is not None},
+        figures={metric: one for metric, one in found.items() if one is not None and math.isfinite(one.mean)},
         is_best=is_best,
     )
 
@@ -80,7 +80,11 @@ def _of_trial(sweep: TuneConfig, trial: Trial, *, is_best: bool) -> Case:
         name=f"trial {trial.number}, {told(sweep, trial.values)}",
         short=str(trial.number),
         values=trial.values,
-        figures={metric: Interval(mean=value, half=None, count=1) for metric, value in result.metrics.items()},
+        figures={
+            metric: Interval(mean=value, half=None, count=1)
+            for metric, value in result.metrics.items()
+            if math.isfinite(value)
+        },
         is_best=is_best,
         is_done=result.state == "done",
     )
@@ -107,9 +111,7 @@ def known_metrics(sweep: TuneConfig, cases: Sequence[Case]) -> list[str]:
 def told(sweep: TuneConfig, values: Values) -> str:
     """Settings in words."""
     names = setting_names(sweep.space)
-    return ", ".join(
-        f"{names.get(key, key)} {'–' if value is None else name_of(value)}" for key, value in values.items()
-    )
+    return ", ".join(f"{names.get(key, key)} {name_of(value)}" for key, value in values.items())
 
 
 def told_alike(intervals: Sequence[Interval | None]) -> list[str]:
@@ -119,10 +121,10 @@ def told_alike(intervals: Sequence[Interval | None]) -> list[str]:
     it. Where none of them varies, no interval is told.
     """
     known = [one for one in intervals if one is not None]
-    sizes = [abs(one.mean) for one in known if one.mean] or [1.0]
+    sizes = [abs(one.mean) for one in known if one.mean and math.isfinite(one.mean)] or [1.0]
     size = math.floor(math.log10(statistics.median_high(sizes)))
     digits = 2 - size + (size == 1)
-    halves = [half for one in known if (half := half_of(one))]
+    halves = [half for one in known if (half := half_of(one)) and math.isfinite(half)]
     if halves:
         digits = min(digits, 1 - math.floor(math.log10(min(halves))))
     digits = min(max(0, digits), 6)

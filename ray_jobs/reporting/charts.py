@@ -207,9 +207,19 @@ def short(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:.3g}k"
     if abs(value) < 0.001:
-        mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")
     return f"{value:.3g}".replace("-", "−") if abs(value) < 1000 else f"{value:.0f}".replace("-", "−")
+
+
+def short_apart(values: Sequence[float]) -> list[str]:
+    """Different numbers for one axis, each as ``short`` has it; with as many decimals as tell them apart where that does not."""
+    names = [short(value) for value in values]
+    if len(set(names)) == len(names):
+        return names
+    least = min((abs(b - a) for a, b in pairwise(sorted(set(values)))), default=1.0)
+    decimals = max(0, -math.floor(math.log10(least) + 1e-9))
+    return [f"{value:.{decimals}f}".replace("-", "−") for value in values]
 
 
 class Frame:
@@ -278,14 +288,13 @@ class Frame:
         """Grid lines with values at the left, ticks below (round numbers, unless some are given), and the labels of the axes."""
         right, floor = self.width - _RIGHT, self.height - _BOTTOM
         parts = []
-        for value in nice_ticks(self.y_low, self.y_high, whole=self.whole):
+        upright = nice_ticks(self.y_low, self.y_high, whole=self.whole)
+        for value, name in zip(upright, short_apart(upright), strict=True):
             at = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(
-                f'<text class="axis" x="{_LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{short(value)}</text>'
-            )
+            parts.append(f'<text class="axis" x="{_LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{name}</text>')
         round_numbers = nice_ticks(self.x_low, self.x_high, 8 if whole_x else 4, whole=whole_x)
-        for value, name in x_ticks or [(number, short(number)) for number in round_numbers]:
+        for value, name in x_ticks or zip(round_numbers, short_apart(round_numbers), strict=True):
             at = self.x(value)
             parts.append(f'<text class="axis" x="{at:.1f}" y="{floor + 14}" text-anchor="middle">{escape(name)}</text>')
         parts.append(

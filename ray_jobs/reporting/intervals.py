@@ -32,7 +32,8 @@ class Line:
     """One line of a chart: what it is called, its mean and interval, and what these were made of."""
 
     label: str
-    span: Span
+    span: Span | None
+    """``None`` where nothing is known: the line is kept, so that charts beside each other can be read across."""
     told: str
     """The mean in words, with its interval."""
     points: tuple[float, ...] = ()
@@ -56,15 +57,15 @@ def interval_chart(lines: Sequence[Line], *, title: str, references: Sequence[st
     which nothing is below 0 is not drawn below it, however wide its interval; one whose values lie decades apart is drawn
     by its logarithm.
     """
-    lines = [line for line in lines if math.isfinite(line.span.mean)]
-    if not lines:
+    if all(line.span is None for line in lines):
         return nothing(title, width, 90)
     floor = _TOP + len(lines) * _ROW
     across = [constant([line.beside[place] for line in lines]) for place in range(len(references))]
-    spans = [line.span for line in lines] + [one for line in lines for one in line.beside if one is not None]
+    own = [line.span for line in lines if line.span is not None]
+    spans = own + [one for line in lines for one in line.beside if one is not None]
     values = [*(end for span in spans for end in span.ends()), *(point for line in lines for point in line.points)]
     low, high = min(values), max(values)
-    if low < 0 <= min(value for line in lines for value in (line.span.mean, *line.points)):
+    if low < 0 <= min([*(span.mean for span in own), *(point for line in lines for point in line.points)]):
         low = 0.0
     log = low > 0 and wants_log([span.mean for span in spans]) and high / low > 20
     axis = _Axis(low, high, width, log=log)
@@ -76,8 +77,8 @@ def interval_chart(lines: Sequence[Line], *, title: str, references: Sequence[st
         if value is not None
     ]
     for number, line in enumerate(lines):
-        own = [span for span, same in zip(line.beside, across, strict=True) if span is not None and same is None]
-        parts += _drawn(line, own, axis, _TOP + number * _ROW)
+        others = [span for span, same in zip(line.beside, across, strict=True) if span is not None and same is None]
+        parts += _drawn(line, others, axis, _TOP + number * _ROW)
     told = "; ".join(f"{line.label} {line.told}" for line in lines)
     return svg("".join(parts), f"{title}: {told}", width, floor + _FLOOR)
 
@@ -95,6 +96,8 @@ def _drawn(line: Line, beside: Sequence[Span], axis: _Axis, top: float) -> list[
     for span in beside:
         parts.append(axis.bar(span, y, "whisker"))
         parts.append(f'<circle class="reference" cx="{axis.x(span.mean):.1f}" cy="{y}" r="3.6"/>')
+    if line.span is None:
+        return parts
     parts.append(axis.bar(line.span, y, "interval"))
     parts += [f'<circle class="bubble" cx="{axis.x(point):.1f}" cy="{y}" r="2.6"/>' for point in line.points]
     parts.append(f'<circle class="mark" cx="{axis.x(line.span.mean):.1f}" cy="{y}" r="4"/>')

@@ -8,7 +8,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from ray_jobs.reporting.charts import LETTER, nothing, svg
+from ray_jobs.reporting.charts import LETTER, nothing, short_apart, svg
 from ray_jobs.reporting.scales import Scale, cut, name_of
 
 _MOST_NAMES = 12
@@ -66,10 +66,12 @@ def parallel_chart(
     for column, head in enumerate(heads):
         parts.append(_head(head, places[column], top))
         x, anchor = (places[column] - 8, "end") if column == 0 else (places[column] + 7, "start")
+        named = _named(scales[column], [at(column, value) for value in scales[column].values])
+        told = short_apart(named) if scales[column].is_numeric else map(name_of, named)
         parts += [
             f'<text class="axis over" x="{x:.1f}" y="{at(column, value) + 3.5:.1f}" text-anchor="{anchor}">'
-            f"{escape(cut(name_of(value), _LONGEST if column == 0 else room))}</text>"
-            for value in _named(scales[column], [at(column, value) for value in scales[column].values])
+            f"{escape(cut(name, _LONGEST if column == 0 else room))}</text>"
+            for value, name in zip(named, told, strict=True)
         ]
     return svg("".join(parts), f"{title}: {len(whole)} lines over {', '.join(names)}", width, height)
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from ray_jobs.reporting.charts import nice_ticks, short
+from ray_jobs.reporting.charts import nice_ticks, short, short_apart
+from ray_jobs.tuning.names import NONE
 
 _MOST_TICKS = 6
 _DECADES = 20
@@ -48,7 +49,8 @@ class Scale:
         """Places to mark, with what stands there: all values where they are few, else round numbers."""
         if self.is_numeric and len(self.values) > _MOST_TICKS:
             return ticks_between(self.values[0], self.values[-1], log=self.log)
-        return [(self.place(value), name_of(value)) for value in self.values]
+        names = short_apart(self.values) if self.is_numeric else map(name_of, self.values)
+        return [(self.place(value), name) for value, name in zip(self.values, names, strict=True)]
 
 
 def ticks_between(low: float, high: float, *, log: bool = False) -> list[tuple[float, str]]:
@@ -57,7 +59,8 @@ def ticks_between(low: float, high: float, *, log: bool = False) -> list[tuple[f
     Logarithmic ones are 1, 2 and 5 times powers of ten, or powers of ten alone where those are many.
     """
     if not log:
-        return [(value, short(value)) for value in nice_ticks(low, high)]
+        round_ones = nice_ticks(low, high)
+        return list(zip(round_ones, short_apart(round_ones), strict=True))
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         round_ones = [factor * 10.0**power for power in powers for factor in factors]
@@ -66,7 +69,8 @@ def ticks_between(low: float, high: float, *, log: bool = False) -> list[tuple[f
             break
     shown = inside[:: max(1, math.ceil(len(inside) / _MOST_TICKS))]
     shown = shown if len(shown) > 1 else nice_ticks(low, high)
-    return [(math.log10(value), short(value)) for value in shown if value > 0]
+    shown = [value for value in shown if value > 0]
+    return [(math.log10(value), name) for value, name in zip(shown, short_apart(shown), strict=True)]
 
 
 def wants_log(values: Sequence[Any]) -> bool:
@@ -85,6 +89,8 @@ def name_of(value: Any) -> str:
     """A value as it stands at an axis or in a table."""
     if is_number(value):
         return short(value)
+    if value is None:
+        return NONE
     return value if isinstance(value, str) else json.dumps(value)
 
 

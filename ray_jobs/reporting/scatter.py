@@ -66,7 +66,7 @@ def scatter_chart(
     ticks = Scale.of([mark.x for mark in known], log=scale.log).ticks()
     if scale.is_numeric and not joined:
         ticks = ticks_between(scale.values[0], scale.values[-1], log=scale.log)
-    parts = [frame.axes(x_label, y_label, x_ticks=_apart(ticks, frame))]
+    parts = [frame.axes(x_label, y_label, x_ticks=_apart(ticks, frame, whole=scale.is_numeric))]
     counted = [mark for mark in known if not mark.faint]
     columns = {scale.place(mark.x): [_y(m) for m in counted if m.x == mark.x] for mark in counted}
     if joined and any(len(column) > 1 for column in columns.values()) and len(columns) > 1:
@@ -126,15 +126,15 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _apart(ticks: Sequence[tuple[float, str]], frame: Frame) -> list[tuple[float, str]]:
-    """Those ticks that do not run into the one before; names are cut to what there is room for."""
+def _apart(ticks: Sequence[tuple[float, str]], frame: Frame, *, whole: bool) -> list[tuple[float, str]]:
+    """Those ticks that do not run into the one before; names are cut to what there is room for, unless they are ``whole``."""
     if not ticks:
         return []
     room = (frame.x_high - frame.x_low) / len(ticks) * frame.per_x
-    letters = max(4, int(room / (LETTER * _SMALL)) - 1)
+    letters = max(4, int(min(room, frame.width) / (LETTER * _SMALL)) - 1)
     kept, end = [], -math.inf
     for place, name in ticks:
-        told = cut(name, letters)
+        told = name if whole else cut(name, letters)
         half = LETTER * _SMALL * len(told) / 2
         if frame.x(place) - half >= end + 3:
             kept.append((place, told))

@@ -14,7 +14,7 @@ from ray_jobs.reporting.scales import name_of as told_value
 from ray_jobs.reporting.style import STYLE
 from ray_jobs.reporting.sweep_style import STYLE as OWN_STYLE
 from ray_jobs.tuning import results
-from ray_jobs.tuning.averages import Group, groups_of
+from ray_jobs.tuning.averages import Group, Interval, groups_of, is_repeated
 from ray_jobs.tuning.names import name_of, setting_names
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -31,7 +31,7 @@ def write_sweep_report(sweep: TuneConfig, trials: Sequence[Trial]) -> Path:
 
 def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     """The page as text."""
-    best = results.best_of(sweep, trials)
+    best, title = results.best_of(sweep, trials), sweep.title or sweep.name
     sections = [_header(sweep, trials, best)]
     if best is not None and (sweep.average_over or sweep.questions):
         sections.append(answers(sweep, trials))
@@ -43,7 +43,7 @@ def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>{escape(sweep.title)}</title><style>{STYLE}{OWN_STYLE}</style></head><body><main>{''.join(sections)}"
+        f"<title>{escape(title)}</title><style>{STYLE}{OWN_STYLE}</style></head><body><main>{''.join(sections)}"
         "<footer>Made by ray_jobs.reporting. The page holds everything it shows and loads nothing.</footer>"
         "</main></body></html>\n"
     )
@@ -51,7 +51,7 @@ def render_sweep(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
 
 def _header(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> str:
     parts = [
-        f'<header><p class="eyebrow">{escape(sweep.name)}</p><h1>{escape(sweep.title)}</h1>'
+        f'<header><p class="eyebrow">{escape(sweep.name)}</p><h1>{escape(sweep.title or sweep.name)}</h1>'
         f'<p class="lead">{_lead(sweep, trials)}</p>'
     ]
     if best is not None:
@@ -69,7 +69,8 @@ def _lead(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
         counts.append(f"{len(trials) - len(states)} unfinished")
     became = "All are done" if counts == [f"{len(trials)} done"] else ", ".join(counts).capitalize()
     differ = escape(_listed(list(shown_keys(sweep).values())))
-    repeated = f", each repeated over {escape(', '.join(shown_over(sweep)))}" if sweep.average_over else ""
+    groups = groups_of(sweep, trials) if sweep.average_over else []
+    repeated = f", each repeated over {escape(', '.join(shown_over(sweep)))}" if is_repeated(groups) else ""
     steps = ", then ".join(f"{stage.train.steps} steps of {stage.stage}" for stage in sweep.stages)
     return f"{len(trials)} trials that differ in {differ}{repeated}; each is {steps}. {became}."
 
@@ -107,13 +108,20 @@ def _best(sweep: TuneConfig, group: Group, others: Sequence[Group], best: Trial)
         )
     spans = [one for each in (group, *others[:1]) if (one := each.interval(objective.metric)) is not None]
     figures = told_alike(spans)
-    text = f"<b>{escape(group.label)}</b> is best {by}: {figures[0]}, over {len(group.trials)} trials."
+    text = f"<b>{escape(group.label)}</b> is best {by}: {figures[0]}, over {group.size}."
     if len(spans) > 1:
-        apart = abs(spans[0].mean - spans[1].mean) > (spans[0].half or 0.0) + (spans[1].half or 0.0)
-        sure = "their intervals lie apart" if apart else "their intervals overlap, so that it may be as good"
-        text += f" Next is {escape(others[0].label)}, {figures[1]}: {sure}."
+        text += f" Next is {escape(others[0].label)}, {figures[1]}: {_sureness(*spans)}."
     which = ", ".join(f"{name} {told_value(best.values[key])}" for key, name in _repeated(sweep).items())
     return f"{text} The settings of its trial {best.number} ({escape(which)}) are in {files}"
+
+
+def _sureness(first: Interval, second: Interval) -> str:
+    """Whether one of two means is surely better."""
+    if first.half is None or second.half is None:
+        return "a single trial has no interval, so that it may be as good"
+    if abs(first.mean - second.mean) > first.half + second.half:
+        return "their intervals lie apart"
+    return "their intervals overlap, so that it may be as good"
 
 
 def _repeated(sweep: TuneConfig) -> dict[str, str]:
@@ -133,7 +141,7 @@ def _table(sweep: TuneConfig, trials: Sequence[Trial], best: Trial | None) -> st
     for place, trial in enumerate(ranked):
         result = trial.result
         state = "unfinished" if result is None else result.state + (f": {result.reason}" if result.reason else "")
-        cells = ["–" if (value := trial.values.get(key)) is None else told_value(value) for key in sweep.space]
+        cells = [told_value(trial.values[key]) if key in trial.values else "–" for key in sweep.space]
         cells += [column[place] for column in figures]
         kind = ' class="ours"' if trial.number in ours else ""
         shown = "".join(f"<td{kind}>{escape(cell)}</td>" for cell in cells)

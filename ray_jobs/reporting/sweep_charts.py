@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -15,7 +16,7 @@ from ray_jobs.reporting.scales import is_number, wants_log
 from ray_jobs.reporting.scales import name_of as told_value
 from ray_jobs.reporting.scatter import Mark, scatter_chart
 from ray_jobs.tuning import results
-from ray_jobs.tuning.averages import answers_of
+from ray_jobs.tuning.averages import answers_of, groups_of, is_repeated
 from ray_jobs.tuning.names import name_of
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -57,9 +58,10 @@ def _worth(metric: str, keys: Iterable[str], finished: Sequence[Trial]) -> list[
 
 
 def _having(metric: str, trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
-    """The trials that have a figure."""
+    """The trials that have a figure, with it; what is no number is none."""
     found = ((trial, trial.result) for trial in trials)
-    return [(trial, one.metrics[metric]) for trial, one in found if one is not None and metric in one.metrics]
+    have = ((trial, one.metrics.get(metric, math.nan)) for trial, one in found if one is not None)
+    return [(trial, value) for trial, value in have if math.isfinite(value)]
 
 
 def _bar(name: str, value: float | None, chance: float) -> Bar:
@@ -84,7 +86,7 @@ def against(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         cards = [_by_setting(sweep, cases, key, name, metric, wide) for metric in metrics]
         heading = f"<h3>By {escape(name)}</h3>" if len(keys) > 1 else ""
         parts.append(f'<div class="by" title="{escape(key)}">{heading}{layout.charts(cards)}</div>')
-    what = "the mean of trials that repeat each other" if sweep.average_over else "a trial"
+    what = _one_of(sweep, trials)
     return (
         f"<section><h2>Settings and figures</h2><p>A circle is {what}, the full one the best, a gray one ended early; the line"
         f" is the mean where several share a value, and beside names the full circle is.</p>{''.join(parts)}</section>"
@@ -114,15 +116,17 @@ def _by_name(sweep: TuneConfig, cases: Sequence[Case], key: str, metric: str, ti
     )
     groups: dict[str, list[Case]] = {}
     for case in cases:
-        if metric in case.figures:
-            groups.setdefault(told_value(case.values[key]), []).append(case)
-    points = {name: tuple(case.figures[metric].mean for case in found) for name, found in groups.items()}
-    means = {name: sum(values) / len(values) for name, values in points.items()}
+        groups.setdefault(told_value(case.values[key]), []).append(case)
+    points = {
+        name: tuple(case.figures[metric].mean for case in found if metric in case.figures)
+        for name, found in groups.items()
+    }
+    means = {name: sum(values) / len(values) if values else None for name, values in points.items()}
     told = dict(zip(means, told_figures(list(means.values())), strict=True))
     lines = [
         Line(
             label=name,
-            span=Span(mean=means[name]),
+            span=None if (mean := means[name]) is None else Span(mean=mean),
             told=told[name],
             points=points[name] if len(points[name]) > 1 else (),
             main=any(case.is_best for case in groups[name]),
@@ -143,9 +147,10 @@ def _mark(case: Case, x: Any, metric: str) -> Mark:
 def trade_offs(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     """The first objective against the other figures, with the cases that no other one beats."""
     cases = cases_of(sweep, trials, best)
-    first, *others = known_metrics(sweep, cases)
-    if not others:
+    known = known_metrics(sweep, cases)
+    if len(known) < 2:
         return ""
+    first, *others = known
     front = undominated(sweep, cases) if len(sweep.objectives) > 1 else [case for case in cases if case.is_best]
     wide = layout.width(len(others))
     cards = []
@@ -162,8 +167,8 @@ def trade_offs(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         cards.append(f'<figure class="card"><h3>{escape(name_of(metric))}</h3>{chart}</figure>')
     what = (
         "means with their 95 % intervals, named where there is room"
-        if sweep.average_over
-        else "trials, with their numbers where there is room for them"
+        if _is_repeated(sweep, trials)
+        else "trials, named where there is room for them"
     )
     which = "The full circle is the best one."
     if len(sweep.objectives) > 1:
@@ -193,7 +198,9 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     cases = cases_of(sweep, trials, best)
     names, metrics = shown_keys(sweep), known_metrics(sweep, cases)
     keys = sorted(names, key=lambda key: -_letters(cases, key))
-    rows = [[*(case.values[key] for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases]
+    rows = [
+        [*(_there(case.values[key]) for key in keys), *(case.figure(metric) for metric in metrics)] for case in cases
+    ]
     logs = [sweep.space[key].log or wants_log(sweep.space[key].choices) for key in keys]
     logs += [wants_log([case.figure(metric) or 0.0 for case in cases]) for metric in metrics]
     chart = parallel_chart(
@@ -203,7 +210,7 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
         main=next(place for place, case in enumerate(cases) if case.is_best),
         logs=logs,
     )
-    what = "the mean of trials that repeat each other" if sweep.average_over else "a trial"
+    what = _one_of(sweep, trials)
     return (
         f"<section><h2>All of it at once</h2><p>A line is {what}, from its settings on the left to its figures on the right;"
         ' the strong one is the best.</p><figure class="card scroll wide" tabindex="0" role="region"'
@@ -211,6 +218,20 @@ def parallel(sweep: TuneConfig, trials: Sequence[Trial], best: Trial) -> str:
     )
 
 
+def _there(value: Any) -> Any:
+    """A setting's value for a chart in which nothing would be a gap."""
+    return told_value(value) if value is None else value
+
+
 def _letters(cases: Sequence[Case], key: str) -> int:
     """Of the longest name among a setting's values; the first axis has room for those. 0 of numbers."""
     return max((len(told_value(case.values[key])) for case in cases if not is_number(case.values[key])), default=0)
+
+
+def _is_repeated(sweep: TuneConfig, trials: Sequence[Trial]) -> bool:
+    return bool(sweep.average_over) and is_repeated(groups_of(sweep, trials))
+
+
+def _one_of(sweep: TuneConfig, trials: Sequence[Trial]) -> str:
+    """What a circle or a line stands for."""
+    return "the mean of trials that repeat each other" if _is_repeated(sweep, trials) else "a trial"

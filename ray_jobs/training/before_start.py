@@ -53,6 +53,8 @@ def check_before_start(config: TrainConfig, start: Path | None) -> None:
     if config.scaling.num_workers:
         check_cluster(config)
     preflight.check_folder(config.run_dir)
+    if config.data.features is not None:
+        preflight.check_features(Path(config.data.features))
     if config.scaling.num_workers:
         preflight.check_nodes(config)
 

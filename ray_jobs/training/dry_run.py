@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ray_jobs.launch import console
 from ray_jobs.training.before_start import check_beginning
+from ray_jobs.training.preflight import check_features
 from setok import checkpoint
 from setok.config import TrainConfig
 from setok.errors import SetokError
@@ -29,6 +30,8 @@ def dry_run(config: TrainConfig, made_in: Path | None = None) -> None:
     begins_made = made_in is not None and Path(config.checkpoint.init_from or "").is_relative_to(made_in)
     if checkpoint.newest_good(checkpoint.home_of(config)) is None and not begins_made:
         check_beginning(config)
+    if config.data.features is not None:
+        check_features(Path(config.data.features))
     parts = describe(config)
     table = Table("part", "parameters", "trainable", title=f"{config.name}: stage {config.stage}")
     for part in parts:

@@ -23,6 +23,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ray_jobs.training.dataset import setok_error
+from ray_jobs.training.stopping import is_asked_to_stop
 from setok import checkpoint
 from setok.batch import real_cells
 from setok.config import TrainConfig
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 Encoder = ScratchEncoder | HuggingFaceEncoder | TimmEncoder
 _TOLD_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
+"""Between looks whether the run is asked to stop."""
+_DECODED = 16
+"""Micro-batches whose pictures are in memory at a time."""
 _REDO = "--set data.features=null computes features in every step"
 
 
@@ -49,6 +54,8 @@ def prepare_features(config: TrainConfig, start: Path | None) -> None:
     Args:
         config: of the run, with absolute paths.
         start: the checkpoint that it goes on from; ``None`` at its beginning.
+
+    Where the run is asked to stop meanwhile, it ends at once; files that are whole stay for the next start.
 
     Raises:
         ConfigError: the disk is too small, or the encoder draws at random.
@@ -69,20 +76,26 @@ def prepare_features(config: TrainConfig, start: Path | None) -> None:
         name="features of the frozen encoder",
     )
     left = [task.remote(config, start, told=False) for _ in range(scaling.min_workers)]
+    told = time.monotonic()
     while left:
-        done, left = ray.wait(left, timeout=_TOLD_SECONDS)
+        done, left = ray.wait(left, timeout=_LOOK_SECONDS)
         try:
             ray.get(done)
         except ray.exceptions.RayTaskError as error:
             raise setok_error(error) or error from None
-        if left and (known := RunFeatures.load(config.run_dir)) is not None:
+        if is_asked_to_stop(config.run_dir):
+            for one in left:  # some may wait for room
+                ray.cancel(one)
+            return
+        if left and time.monotonic() - told > _TOLD_SECONDS and (known := RunFeatures.load(config.run_dir)) is not None:
+            told = time.monotonic()
             parts = sum(one.num_parts for one in known.sets)
             there = parts - sum(len(one.missing()) for one in known.sets)
             logger.info("features of the frozen encoder: %d of %d files are there", there, parts)
 
 
 def fill(config: TrainConfig, start: Path | None, *, told: bool) -> None:
-    """Compute the features of a run's sets that nobody else has, one file after the other.
+    """Compute the features of a run's sets that nobody else has, one file after the other, until the run is asked to stop.
 
     Args:
         told: say how far it is.
@@ -106,6 +119,8 @@ def fill(config: TrainConfig, start: Path | None, *, told: bool) -> None:
     check_room(folder, sets)
     RunFeatures(encoder=digest, sets=tuple(sets)).save(config.run_dir)
     for entry, one in zip(config.data.train, sets, strict=True):
+        if is_asked_to_stop(config.run_dir):
+            return
         _fill_set(one, entry.path, encode, told=told)
 
 
@@ -187,7 +202,7 @@ class _Encode:
         """
         side = self.config.model.image_size
         gray = np.full((1, 3, side, side), 128, np.uint8)
-        first, again = self(gray, None), self(gray, None)
+        first, again = self._micro_batch(gray, None), self._micro_batch(gray, None)
         if not np.array_equal(first, again):
             raise ConfigError(
                 f"model.encoder.path={self.config.model.encoder.path} draws at random in training (dropout), so its"
@@ -198,14 +213,14 @@ class _Encode:
 
     def __call__(
         self, pixels: Shaped[np.ndarray, "n 3 side side"], sizes: Shaped[np.ndarray, "n 2"] | None
-    ) -> Shaped[np.ndarray, "n patches width"]:
-        """Of some pictures; ``sizes`` as in a batch."""
-        found = [
-            self._micro_batch(
-                pixels[first : first + self.size], None if sizes is None else sizes[first : first + self.size]
-            )
-            for first in range(0, len(pixels), self.size)
-        ]
+    ) -> Shaped[np.ndarray, "n patches width"] | None:
+        """Of some pictures, unless the run is asked to stop meanwhile; ``sizes`` as in a batch."""
+        found = []
+        for first in range(0, len(pixels), self.size):
+            if is_asked_to_stop(self.config.run_dir):
+                return None
+            own = slice(first, first + self.size)
+            found.append(self._micro_batch(pixels[own], None if sizes is None else sizes[own]))
         return np.concatenate(found)
 
     def _micro_batch(
@@ -233,13 +248,20 @@ def _fill_set(one: FeatureSet, path: str, encode: _Encode, *, told: bool) -> Non
     for part in one.missing_from(turn=os.getpid()):
         reader = reader or ShardReader(path, columns=STORED_COLUMNS)
         rows = one.rows_of(part)
-        columns = decode_rows(
-            reader.take(np.arange(rows.start, rows.stop)),
-            image_size=model.image_size,
-            with_segments=False,
-            fit_multiple=model.fit_multiple,
-        )
-        one.write(part, encode(columns["pixels"], columns.get("size")))
+        found = []
+        stored, size = reader.take(np.arange(rows.start, rows.stop)), encode.size * _DECODED
+        for first in range(0, len(rows), size):
+            columns = decode_rows(
+                stored.slice(first, size),
+                image_size=model.image_size,
+                with_segments=False,
+                fit_multiple=model.fit_multiple,
+            )
+            encoded = encode(columns["pixels"], columns.get("size"))
+            if encoded is None:
+                return
+            found.append(encoded)
+        one.write(part, np.concatenate(found))
         done += len(rows)
         if told and done < total and time.monotonic() - last > _TOLD_SECONDS:
             last = time.monotonic()
@@ -260,7 +282,7 @@ def _made_from(config: TrainConfig, encoder: str) -> dict[str, Any]:
         "fit_multiple": config.model.fit_multiple,
         "precision": config.train.precision,
         "batch": config.train.micro_batch_size,
-        "threads": config.train.threads_per_worker,
+        "threads": num_threads(config),
         "device": "cuda" if config.scaling.use_gpu else "cpu",
         "torch": torch.__version__,
     }

@@ -6,6 +6,7 @@ failure rely on it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -52,6 +53,30 @@ def check_folder(run_dir: Path) -> None:
             f"the run's folder {run_dir} cannot be written to: {error.strerror or error}",
             "check its permissions and the free space, or set output_dir to another place",
         ) from error
+
+
+def check_features(folder: Path) -> None:
+    """Refuse a folder for kept features that cannot be written to; none is left that was not there.
+
+    Raises:
+        ConfigError: naming the folder and why.
+    """
+    made: list[Path] = []
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{os.uname().nodename}-{os.getpid()}"
+        _write_probe(folder, name)
+        (folder / f"{_PROBE}-{name}").unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"data.features={folder} cannot be written to: {error.strerror or error}",
+            "check its permissions and the free space, or name another folder; --set data.features=null keeps none",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # another run may have begun to use it
+            for place in made:
+                place.rmdir()
 
 
 def check_nodes(config: TrainConfig) -> None:

@@ -56,6 +56,13 @@ def lack_of(config: TrainConfig, num_workers: int, available: Mapping[str, float
     return None
 
 
+def most_to_come() -> dict[str, float]:
+    """What the cluster's autoscaler may add up to; empty where nodes do not come by themselves. Ray must be running."""
+    import ray
+
+    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
+
+
 def check_cluster(config: TrainConfig) -> None:
     """Refuse what the cluster does not have, unless it adds nodes by itself; Ray would wait for ever.
 
@@ -64,8 +71,7 @@ def check_cluster(config: TrainConfig) -> None:
     """
     import ray
 
-    now = ray.cluster_resources()
-    largest = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # what the autoscaler may add
+    now, largest = ray.cluster_resources(), most_to_come()
     available = {kind: max(now.get(kind, 0.0), largest.get(kind, 0.0)) for kind in ("CPU", "GPU")}
     scaling = config.scaling
     grows = "add nodes; where the cluster adds them itself, --set scaling.wait_for_nodes=true"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
-from ray_jobs.tuning.names import name_of
+from ray_jobs.tuning.names import name_of, value_name
 from ray_jobs.tuning.space import Values, identity
 from ray_jobs.tuning.trials import Trial
 from setok.config import TuneConfig
@@ -71,7 +72,12 @@ class Group:
     @property
     def label(self) -> str:
         """Their values, in a few words."""
-        return ", ".join(str(value) for value in self.values.values()) or "all"
+        return ", ".join(map(value_name, self.values.values())) or "all"
+
+    @property
+    def size(self) -> str:
+        """How many there are, in words."""
+        return "1 trial" if len(self.trials) == 1 else f"{len(self.trials)} trials"
 
     def interval(self, metric: str) -> Interval | None:
         """Of one of their figures, over those that have it."""
@@ -89,11 +95,19 @@ def groups_of(sweep: TuneConfig, trials: Sequence[Trial]) -> list[Group]:
     return sorted(groups, key=lambda group: rank_of(sweep, group))
 
 
+def is_repeated(groups: Sequence[Group]) -> bool:
+    """Whether any of them has more than one trial so far; without that there are no intervals."""
+    return any(len(group.trials) > 1 for group in groups)
+
+
 def rank_of(sweep: TuneConfig, group: Group) -> tuple[float, ...]:
-    """Smaller is better: means of the objectives, the first one first."""
+    """Smaller is better: means of the objectives, the first one first; what is no number is worst."""
     means = [group.interval(objective.metric) for objective in sweep.objectives]
     signs = [-1.0 if objective.best_is == "highest" else 1.0 for objective in sweep.objectives]
-    return tuple(math.inf if mean is None else sign * mean.mean for mean, sign in zip(means, signs, strict=True))
+    return tuple(
+        math.inf if mean is None or math.isnan(mean.mean) else sign * mean.mean
+        for mean, sign in zip(means, signs, strict=True)
+    )
 
 
 def _common(sweep: TuneConfig, trial: Trial) -> dict[str, object]:
@@ -128,12 +142,21 @@ def markdown_of(sweep: TuneConfig, answer: Answer) -> str:
     """The table of a question, in Markdown."""
     keys = [key for key in sweep.space if key not in sweep.average_over]
     columns = [*keys, "trials", *(name_of(metric) for metric in answer.metrics)]
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(keys)}{'---:|' * (1 + len(answer.metrics))}"]
+    lines = [_row(columns), f"|{'---|' * len(keys)}{'---:|' * (1 + len(answer.metrics))}"]
     for group in answer.groups:
-        cells = [str(group.values[key]) for key in keys] + [str(len(group.trials))]
+        cells = [value_name(group.values[key]) for key in keys] + [str(len(group.trials))]
         cells += ["–" if (one := group.interval(metric)) is None else one.told() for metric in answer.metrics]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_row(cells))
     return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    """A name of somebody's own as plain text in Markdown, on one line."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def write_averages(sweep: TuneConfig, trials: Sequence[Trial]) -> Path | None:
@@ -142,10 +165,13 @@ def write_averages(sweep: TuneConfig, trials: Sequence[Trial]) -> Path | None:
         return None
     parts = []
     for answer in answers_of(sweep, trials):
-        parts += [f"### {answer.question}", ""] if sweep.questions else []
+        parts += [f"### {_escaped(answer.question)}", ""] if sweep.questions else []
         parts += [markdown_of(sweep, answer), ""]
     over = ", ".join(sweep.average_over)
-    parts.append(f"Means over {over}, ± half the width of their 95 % confidence interval (Student's t).")
+    if is_repeated(groups_of(sweep, trials)):
+        parts.append(f"Means over {over}, ± half the width of their 95 % confidence interval (Student's t).")
+    else:
+        parts.append(f"One trial each: not repeated over {over} yet, so that there are no intervals.")
     path = sweep.run_dir / AVERAGES
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")

@@ -7,8 +7,10 @@ import math
 from pathlib import Path
 
 from ray_jobs.ingesting.journal import heldout_folder
+from ray_jobs.training.preflight import check_features
 from ray_jobs.tuning.known_metrics import check_metrics
 from ray_jobs.tuning.space import check_space
+from ray_jobs.tuning.trials import Trials
 from setok.config import TrainConfig, TuneConfig
 from setok.data.schema import Manifest
 
@@ -25,9 +27,13 @@ def check_before_start(sweep: TuneConfig) -> None:
     check_metrics(sweep)
     made = {_place(folder) for part in sweep.ingest for folder in (part.output, heldout_folder(part))}
     for stage in sweep.stages:
+        if stage.data.features is not None:
+            check_features(Path(stage.data.features))
         for folder in sets_of(stage):
             if _place(folder) not in made:
                 Manifest.load(folder)
+    for stranger in Trials(sweep).strangers():
+        logger.warning("%s is no trial of this sweep, and is left alone", stranger)
     if sweep.num_trials is not None and sweep.num_trials > sweep.num_combinations:
         logger.warning(
             "num_trials=%d, and the space has only %d combinations: there will be no more trials than those",

@@ -39,6 +39,15 @@ _BESIDE = {
 """References: the figure that each stands beside, and what it is called there."""
 
 
+NONE = "none"
+"""What ``null`` is called, a value like any other."""
+
+
+def value_name(value: object) -> str:
+    """A setting's value in a table."""
+    return NONE if value is None else str(value)
+
+
 def beside(metric: str) -> tuple[str, str] | None:
     """The metric that one is a reference of, and what it is called beside it; ``None`` for a figure of its own."""
     own = metric.removeprefix(f"{THEN}/")

@@ -7,6 +7,7 @@ ever, so the number of trials is what surely fits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from setok.config import TrainConfig
@@ -26,15 +27,19 @@ def own_resources(config: TrainConfig) -> dict[str, float]:
     return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
 
 
-def bundles_of(config: TrainConfig) -> list[Resources]:
-    """All that a trial takes, in parts that each lie on one node; what is largest comes first."""
+def bundles_of(config: TrainConfig, num_workers: int | None = None) -> list[Resources]:
+    """All that a trial takes, in parts that each lie on one node; what is largest comes first.
+
+    Args:
+        num_workers: how many it starts with; ``None`` for as many as it may have.
+    """
     scaling, data = config.scaling, config.data
     own = own_resources(config)
     if not scaling.max_workers:
         return [own]
     worker = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     decoders: list[Resources] = [{"CPU": data.decode_cpus}] * data.decode_workers
-    return [*([worker] * scaling.max_workers), *decoders, *_evaluation(config), own]
+    return [*([worker] * (num_workers or scaling.max_workers)), *decoders, *_evaluation(config), own]
 
 
 def _evaluation(config: TrainConfig) -> list[Resources]:
@@ -63,22 +68,32 @@ def _place(free: Sequence[dict[str, float]], bundle: Resources) -> bool:
     return False
 
 
+def this_node() -> dict[str, float]:
+    """What a Ray that is started on this machine would hand out."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
 def most_at_a_time(config: TrainConfig, nodes: Sequence[Resources]) -> int:
     """Trials that surely fit at the same time.
 
     A checkpoint is evaluated beside the training where there is room, and after it otherwise; so where not even one trial has
-    room for both, room for the training is enough.
+    room for both, room for the training is enough, and where that may have fewer workers, room for those.
 
     Raises:
         ConfigError: not even one trial fits.
     """
-    without = bundles_of(config.model_copy(update={"validation": None}))
+    alone = config.model_copy(update={"validation": None})
+    without = bundles_of(alone, config.scaling.min_workers)
     fits = num_that_fit(nodes, bundles_of(config)) or min(1, num_that_fit(nodes, without))
     if not fits:
         needs, has = _total(without), _total(nodes)
         raise ConfigError(
             f"a trial needs {_told(needs)}, and the cluster has {_told({kind: has.get(kind, 0.0) for kind in needs})}",
-            "lower train.scaling.num_workers or train.scaling.cpus_per_worker, or set train.scaling.num_workers=0",
+            "lower train.scaling.num_workers or train.scaling.cpus_per_worker, or set train.scaling.num_workers=0"
+            if config.scaling.max_workers
+            else "lower train.scaling.cpus_per_worker, or set train.scaling.use_gpu=false where that is what is missing",
         )
     return fits
 

@@ -8,6 +8,7 @@ best_then.yaml   those of its second stage, to be trained after it
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def done(sweep: TuneConfig, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def scores(sweep: TuneConfig, trials: Sequence[Trial]) -> Float[np.ndarray, "trials objectives"]:
-    """Objectives of finished trials, turned so that more is better."""
+    """Objectives of finished trials, turned so that more is better; what is no number is worst."""
     rows = [[_signed(sweep, trial, place) for place in range(len(sweep.objectives))] for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(trials), len(sweep.objectives))
 
@@ -43,6 +44,8 @@ def _signed(sweep: TuneConfig, trial: Trial, place: int) -> float:
     objective, result = sweep.objectives[place], trial.result
     assert result is not None  # of trials that are done
     value = result.metrics[objective.metric]
+    if math.isnan(value):
+        return -math.inf
     return value if objective.best_is == "highest" else -value
 
 
@@ -149,7 +152,8 @@ def write_best(sweep: TuneConfig, best: Trial) -> Path:
     config = train_config(sweep, best.values, name=f"{sweep.name}{BEST_OF_SWEEP}", output_dir=sweep.output_dir)
     store = config.checkpoint.model_copy(update={"store": sweep.train.checkpoint.store})
     config = config.model_copy(update={"checkpoint": store})
-    values = ", ".join(f"{key}={value}" for key, value in best.values.items())
+    told = ", ".join(f"{key}={value}" for key, value in best.values.items())
+    values = "".join(letter if letter.isprintable() else " " for letter in told)  # a comment is a single line
     about = f"# The best trial of the sweep {sweep.name}, number {best.number}: {values}\n"
     then = then_config(sweep, best.values, config)
     if then is not None:

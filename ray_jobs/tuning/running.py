@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from ray_jobs import launch
+from ray_jobs.training.room import check_cluster, most_to_come
 from ray_jobs.training.stopping import is_asked_to_stop
 from ray_jobs.tuning.halving import Halving
 from ray_jobs.tuning.resources import most_at_a_time, own_resources
@@ -171,6 +172,19 @@ def halving_of(sweep: TuneConfig) -> Halving | None:
         last_step=sweep.train.train.steps,
         best_is=sweep.objectives[0].best_is,
     )
+
+
+def check_room(sweep: TuneConfig) -> None:
+    """Refuse trials that the cluster has no room for, before anything is made for them; Ray must be running.
+
+    Raises:
+        ConfigError: with what a trial needs.
+    """
+    for stage in sweep.stages:
+        if stage.scaling.max_workers:
+            check_cluster(stage)
+    if not most_to_come():  # else nodes may come while the data is made
+        num_at_a_time(sweep)
 
 
 def num_at_a_time(sweep: TuneConfig) -> int:

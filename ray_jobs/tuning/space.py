@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import numpy as np
 
 from ray_jobs.training.before_start import with_absolute_paths
 from setok.checkpoint import home_of
-from setok.config import THEN, Dimension, TrainConfig, TuneConfig, build, set_value
+from setok.config import THEN, Dimension, TrainConfig, TuneConfig, build, in_section, set_value
 from setok.data.storage import beside
 from setok.errors import ConfigError
 
@@ -103,7 +104,7 @@ def train_config(sweep: TuneConfig, values: Values, *, name: str, output_dir: st
     tree = sweep.train.model_dump(mode="json") | {"name": name, "output_dir": output_dir}
     tree["checkpoint"]["store"] = store_of_trials(sweep)
     own = {key: value for key, value in changes_of(sweep, values).items() if not key.startswith(_OF_THEN)}
-    return _changed(tree, own, values)
+    return _changed(tree, own, values, "train")
 
 
 def then_config(sweep: TuneConfig, values: Values, first: TrainConfig) -> TrainConfig | None:
@@ -125,20 +126,21 @@ def then_config(sweep: TuneConfig, values: Values, first: TrainConfig) -> TrainC
     tree["checkpoint"] |= {"init_from": home_of(first), "store": store and beside(store, f"/{first.name}")}
     changes = changes_of(sweep, values).items()
     own = {key.removeprefix(_OF_THEN): value for key, value in changes if key.startswith(_OF_THEN)}
-    return _changed(tree, own, values)
+    return _changed(tree, own, values, THEN)
 
 
-def _changed(tree: dict[str, Any], changes: Mapping[str, Any], values: Values) -> TrainConfig:
-    """A run's settings with some changes; ``values`` are what to name where they cannot be."""
+def _changed(tree: dict[str, Any], changes: Mapping[str, Any], values: Values, section: str) -> TrainConfig:
+    """A run's settings with some changes; ``values`` are what to name where they cannot be, ``section`` is the sweep's."""
     try:
         for key, value in changes.items():
-            set_value(tree, key, value)
+            set_value(tree, key, copy.deepcopy(value))  # a longer key may be written into it
         return build(TrainConfig, tree)
     except ConfigError as error:
         told = ", ".join(f"{key}={value}" for key, value in values.items())
+        remedy = in_section(error, section).remedy or "see --print-config"
         raise ConfigError(
             f"the space has a trial that cannot be, {told}:\n{error.problem}",
-            f"{error.remedy or 'see --print-config'}; settings that only go together make one dimension with variants",
+            f"{remedy}; settings that only go together make one dimension with variants",
         ) from error
 
 

@@ -13,6 +13,7 @@ whoever started the sweep where that process died.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from setok.data.storage import beside
 
 TRIALS = "trials"
 _TRIAL, _HALTED, _RESULT = "trial.json", "halted.json", "result.json"
+_NAME = re.compile(r"[0-9]{4,}")
 State = Literal["done", "halted", "failed"]
 AVERAGED = frozenset({"train/sequence_tokens"})
 """What a step happens to have, which does not change as the training goes on: one step's value says little."""
@@ -132,8 +134,15 @@ class Trials:
 
     def all(self) -> list[Trial]:
         """Those that have been planned so far, by number."""
-        found = (self._trial_in(folder) for folder in sorted(self.folder.glob("[0-9]*")))
+        found = (self._trial_in(folder) for folder in self._folders())
         return [trial for trial in found if trial is not None]
+
+    def _folders(self) -> list[Path]:
+        return [folder for folder in sorted(self.folder.glob("[0-9]*")) if _NAME.fullmatch(folder.name)]
+
+    def strangers(self) -> list[Path]:
+        """Folders among those of the trials that are none, such as copies that somebody has made."""
+        return sorted(set(self.folder.glob("*")) - set(self._folders()))
 
     def read(self, number: int) -> Trial:
         """One that has been planned."""
@@ -143,7 +152,7 @@ class Trials:
 
     def plan(self, values: Values) -> Trial:
         """A new trial with the next number, on disk before anybody hears of it."""
-        number = max((int(folder.name) for folder in self.folder.glob("[0-9]*")), default=-1) + 1
+        number = max((int(folder.name) for folder in self._folders()), default=-1) + 1
         folder = self.folder / f"{number:04d}"
         folder.mkdir(parents=True)
         _write(folder / _TRIAL, {"number": number, "values": dict(values)})

@@ -90,6 +90,7 @@ from setok.config.tune import (
     HalvingConfig,
     Objective,
     TuneConfig,
+    in_section,
 )
 
 __all__ = [
@@ -148,6 +149,7 @@ __all__ = [
     "build",
     "differences",
     "dump_config",
+    "in_section",
     "list_presets",
     "load_any_config",
     "load_config",

@@ -117,7 +117,8 @@ def _read(name: str | Path) -> dict[Any, Any]:
 def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
     """Replace every mapping with ``extends: PRESET`` by that preset, changed by the mapping's other keys.
 
-    ``extends: PRESET/dotted.key`` takes one section of the preset. A ``space`` takes the place of the preset's.
+    ``extends: PRESET/dotted.key`` takes one section of the preset. A ``space`` takes the place of the preset's, and
+    of its ``title``.
     """
     if isinstance(node, list):
         return [_resolve(item, trail) for item in node]
@@ -143,6 +144,8 @@ def _resolve(node: Any, trail: tuple[str, ...]) -> Any:
         base = base[key]
     if not isinstance(base, dict):
         raise ConfigError(f"extends: {asked} is a value and no section", f"write {base!r} in its place")
+    if "space" in node and "title" not in node:
+        base = {key: value for key, value in base.items() if key != "title"}  # it says what the preset's space is
     return _merge(base, node)
 
 

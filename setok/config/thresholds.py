@@ -54,4 +54,8 @@ class ThresholdsConfig(Job):
                 "over does not say which values to go through",
                 "give {values: [0.1, 0.2]}, or a range with num_points: {low: 0.0, high: 1.0, num_points: 200}",
             )
+        if self.vary in self.clustering:
+            raise ConfigError(
+                f"clustering sets {self.vary}, which takes the values of over", f"leave {self.vary} out of clustering"
+            )
         return self

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from setok.config.data import ScenesConfig
 from setok.config.job import Job
@@ -23,6 +25,12 @@ STAGES = ("tokenizer", "pretrain", "instruct")
 _TAKEN_OVER = ("model", "scaling", "seed")
 _OF_TRIALS = ("name", "output_dir", "checkpoint.init_from", "checkpoint.store")
 _FIRST_STAGE = "the trial's first stage"
+
+
+def in_section(error: ConfigError, section: str) -> ConfigError:
+    """An error of a training run inside a sweep, whose remedy names settings as the sweep has them."""
+    remedy = re.sub(r"--set ('?)(?=[a-z])", rf"--set \1{section}.", error.remedy or "")
+    return ConfigError(error.problem, remedy)
 
 
 class Dimension(Section):
@@ -60,6 +68,11 @@ class Dimension(Section):
             )
         if not has_range and (self.log or self.whole or self.num_points is not None):
             raise ConfigError("log, whole and num_points are for ranges", "leave them out, or give low and high")
+        for first, second in itertools.combinations(self.values, 2):
+            if first == second and isinstance(first, bool) == isinstance(second, bool):
+                raise ConfigError(
+                    f"values has {first!r} and {second!r}, which make the same trial twice", "leave one of them out"
+                )
         if has_range:
             self._check_range()
         return self
@@ -101,8 +114,8 @@ class TuneConfig(Job):
     """
 
     job: Literal["tune"] = "tune"
-    title: str = "A sweep"
-    """Headline of the page."""
+    title: str = ""
+    """Headline of the page; the name where it is empty."""
     scenes: dict[str, ScenesConfig] = {}
     """Families to generate, as in a pipeline."""
     ingest: tuple[IngestConfig, ...] = ()
@@ -154,6 +167,14 @@ class TuneConfig(Job):
         ]
         return math.prod(sizes)
 
+    @field_validator("train", "then", mode="wrap")
+    @classmethod
+    def _told_as_of_the_sweep(cls, tree: Any, build: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return build(tree)
+        except ConfigError as error:
+            raise in_section(error, str(info.field_name)) from error
+
     @model_validator(mode="before")
     @classmethod
     def _take_over(cls, tree: Any) -> Any:
@@ -185,6 +206,7 @@ class TuneConfig(Job):
         twice = [key for key, count in Counter(keys).items() if count > 1]
         if twice:
             raise ConfigError(f"{twice[0]} is set by two dimensions of the space", "let only one of them set it")
+        self._check_nesting()
         for key in keys:
             if key in ("name", "output_dir"):
                 raise ConfigError(f"space has {key}, which every trial has for itself", f"leave {key} out")
@@ -197,7 +219,8 @@ class TuneConfig(Job):
         for key in self.average_over:
             if key not in self.space:
                 raise ConfigError(
-                    f"average_over has {key!r}, which is no dimension of the space", did_you_mean(key, self.space)
+                    f"average_over has {key!r}, which is no dimension of the space",
+                    f"{did_you_mean(key, self.space)}; where nothing is repeated: --set 'average_over=[]'",
                 )
         if self.then is not None and STAGES.index(self.then.stage) <= STAGES.index(self.train.stage):
             raise ConfigError(
@@ -207,6 +230,19 @@ class TuneConfig(Job):
         self._check_metrics()
         self._check_halving()
         return self
+
+    def _check_nesting(self) -> None:
+        """No trial may set a section as a whole and a key in it: what it is would depend on the order."""
+        own = [_settings_of(name, dimension) for name, dimension in self.space.items()]
+        pairs = [pair for a, b in itertools.permutations(own, 2) for pair in itertools.product(a, b)]
+        for dimension in self.space.values():
+            for changes in dimension.variants.values():
+                pairs += itertools.permutations(changes, 2)
+        for parent, key in pairs:
+            if key.startswith(f"{parent}."):
+                raise ConfigError(
+                    f"the space sets {parent} as a whole, and {key} in it", f"let one of them say all of {parent}"
+                )
 
     def _check_then_key(self, key: str) -> None:
         first, _, rest = key.partition(".")

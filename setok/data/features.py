@@ -1,7 +1,8 @@
 """What a frozen encoder makes of the pictures of an ingested set, kept in files: the same for all runs that share it.
 
     FOLDER/DIGEST/features.json     shape and type of a row, and what it was made from, which the digest is of
-                 /000000.npy …      rows in the order of the set, a fixed number in each file
+                 /000000.npy …      rows in the order of the set, a fixed number in each file; NumPy's format, and behind it
+                                    the CRC-32 of all before
 
 Any number of processes on any number of nodes fill a folder together without speaking to each other: each computes a file
 that is not there yet, and every file comes in one move. Whoever is killed leaves the others' files.
@@ -9,9 +10,13 @@ that is not there yet, and every file comes in one move. Whoever is killed leave
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
+import logging
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +33,9 @@ COLUMN = "features"
 ABOUT = "features.json"
 _PART_BYTES = 32 * 2**20
 _DIGITS = 16
+_CHECKSUM_BYTES, _BLOCK_BYTES = 4, 2**20
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +89,33 @@ class FeatureSet:
         return range(part * self.part_rows, min(self.num_rows, (part + 1) * self.part_rows))
 
     def missing(self) -> list[int]:
-        """Files that are still to be computed."""
+        """Files that are still to be computed, by what is there; see ``missing_from`` for those that are damaged."""
         there = {path.stem for path in Path(self.folder).glob("[0-9]*.npy")}
         return [part for part in range(self.num_parts) if f"{part:06d}" not in there]
 
     def missing_from(self, turn: int) -> Iterator[int]:
-        """Files that are not there when their turn comes, beginning at a place of the caller's own."""
+        """Files that are not there when their turn comes, or are damaged, beginning at a place of the caller's own."""
         for number in range(self.num_parts):
             part = (number + turn) % self.num_parts
-            if not self._path(part).is_file():
+            path = self._path(part)
+            if not path.is_file():
+                yield part
+                continue
+            try:
+                self._open(part)
+            except DataError as error:
+                logger.warning("%s, and is computed again", error.problem)
                 yield part
 
     def write(self, part: int, rows: Shaped[np.ndarray, "rows patches width"]) -> None:
         """Put a file in its place; another process may have been first."""
         path = self._path(part)
         temporary = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}.tmp")
+        stored = io.BytesIO()
+        np.save(stored, rows)
         with temporary.open("wb") as file:
-            np.save(file, rows)
+            file.write(stored.getbuffer())
+            file.write(zlib.crc32(stored.getbuffer()).to_bytes(_CHECKSUM_BYTES, "big"))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -118,8 +136,10 @@ class FeatureSet:
     def _open(self, part: int) -> np.ndarray:
         path = self._path(part)
         try:
+            about = path.stat()
+            _verify(path, about.st_size, about.st_mtime_ns)
             stored: np.ndarray = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} cannot be read: {error}", "delete it: the next start computes it again") from error
         if stored.shape != (len(self.rows_of(part)), *self.shape) or stored.dtype != self.dtype:
             raise DataError(
@@ -181,6 +201,18 @@ def read_several(
         own = source == index
         found[own] = sets[index].read(row[own])
     return found
+
+
+@functools.cache
+def _verify(path: Path, size: int, changed: int) -> None:
+    """Compare a file with its checksum, once in this process unless it changes; what is wrong is found again every time."""
+    seen, left = 0, size - _CHECKSUM_BYTES
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+            seen, left = zlib.crc32(block, seen), left - len(block)
+        told = file.read(_CHECKSUM_BYTES)
+    if left or told != seen.to_bytes(_CHECKSUM_BYTES, "big"):
+        raise ValueError(f"its {size:,} bytes do not match its checksum")
 
 
 def _in_one_move(path: Path, data: bytes) -> None:

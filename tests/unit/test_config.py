@@ -274,6 +274,14 @@ def test_a_space_takes_the_place_of_the_presets(tmp_path: Path) -> None:
     assert load_config(TuneConfig, without).space == preset and len(preset) == 2
 
 
+def test_a_title_goes_with_the_space_that_it_is_about(tmp_path: Path) -> None:
+    own = {"extends": "sweep_ablations", "name": "mine", "average_over": [], "space": {"loss.l1": {"values": [1.0]}}}
+    assert load_config(TuneConfig, write(tmp_path, "a.yaml", own)).title == ""
+    assert load_config(TuneConfig, write(tmp_path, "b.yaml", own | {"title": "Mine"})).title == "Mine"
+    without = {"extends": "sweep_ablations", "name": "mine"}
+    assert load_config(TuneConfig, write(tmp_path, "c.yaml", without)).title == "The tokenizer without its parts"
+
+
 def test_an_index_of_an_empty_list_says_to_give_the_list(tmp_path: Path) -> None:
     file = write(tmp_path, "a.yaml", TRAIN | {"data": {"train": []}})
     with pytest.raises(ConfigError, match="list of 0") as caught:

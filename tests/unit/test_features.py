@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_jobs.launch import Stopped
 from ray_jobs.train import train
 from ray_jobs.training import features as computing
 from ray_jobs.training.dataset import DataSpec, check_block_size, open_decoder
+from ray_jobs.training.dry_run import dry_run
+from ray_jobs.training.preflight import check_features
+from ray_jobs.training.stopping import STOP
 from ray_jobs.training.tracking import read_metrics
-from setok.config import TrainConfig, build
+from ray_jobs.tuning.before_start import check_before_start as check_sweep
+from setok.config import TrainConfig, TuneConfig, build
 from setok.data import features as storing
 from setok.data.collate import rows_to_batch
 from setok.data.features import FeatureSet, RunFeatures
@@ -287,3 +294,114 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (Path(one.folder) / "000000.npy").write_bytes(b"half")
     with pytest.raises(DataError, match=r"000000.npy cannot be read(.|\n)*delete it"):
         one.read(np.array([0]))
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "flipped", "header"])
+def test_a_damaged_file_is_found_by_its_checksum_and_computed_again(
+    sets: list[str], tmp_path: Path, encoded: list[int], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = train(run_config(sets[:1], tmp_path, "first"))
+    known = RunFeatures.load(run)
+    assert known is not None
+    path = Path(known.sets[0].folder) / "000000.npy"
+    whole = path.read_bytes()
+    place = {"flipped": len(whole) // 2, "header": 20}.get(damage)
+    if place is None:
+        path.write_bytes(whole[: {"empty": 0, "half": len(whole) // 2}[damage]])
+    else:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    with pytest.raises(DataError, match=r"000000.npy cannot be read: its(.|\n)*checksum(.|\n)*delete it"):
+        known.sets[0].read(np.array([0]))
+    encoded.clear()
+    train(run_config(sets[:1], tmp_path, "second"))
+    assert len(encoded) > 2 and path.read_bytes() == whole
+    assert "000000.npy cannot be read" in caplog.text and "is computed again" in caplog.text
+    encoded.clear()
+    train(run_config(sets[:1], tmp_path, "third"))
+    assert len(encoded) == 2
+
+
+def test_a_whole_file_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    one = FeatureSet.create(tmp_path, {"batch": 2}, num_rows=4, row=values[0])
+    one.write(0, values)
+    assert np.array_equal(one.read(np.arange(4)), values)
+    monkeypatch.setattr(storing.zlib, "crc32", lambda *given: 0)
+    assert np.array_equal(one.read(np.arange(4)), values)
+
+
+# ---------------------------------------------------------------- stopped, failed
+
+
+@pytest.mark.parametrize("by", ["signal", "file"])
+def test_a_run_that_is_asked_to_stop_computes_no_further_batch(
+    sets: list[str], tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(storing, "_PART_BYTES", 1)  # a file for every micro-batch
+    config = run_config(sets, tmp_path)
+    forward = ScratchEncoder.forward
+
+    def asked(self: ScratchEncoder, *given: Any) -> Any:
+        if len(encoded) == 5:
+            os.kill(os.getpid(), signal.SIGTERM) if by == "signal" else (config.run_dir / STOP).touch()
+        return forward(self, *given)
+
+    monkeypatch.setattr(ScratchEncoder, "forward", asked)
+    with pytest.raises(Stopped) as stopped:
+        train(config)
+    assert stopped.value.number == signal.SIGTERM and not stopped.value.saved
+    assert len(encoded) == 6 and len(list((tmp_path / "features").glob("*/*.npy"))) == 4
+    train(config)
+    assert (config.run_dir / "metrics.jsonl").is_file(), "the same command goes on"
+
+
+def test_what_fails_while_features_are_computed_is_in_the_runs_folder(
+    sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> None:
+        raise DataError("the shard is gone", "ingest it again")
+
+    monkeypatch.setattr(computing.FeatureSet, "write", broken)
+    config = run_config(sets, tmp_path)
+    with pytest.raises(DataError, match="the shard is gone"):
+        train(config)
+    assert "the shard is gone" in (config.run_dir / "failure.txt").read_text()
+
+
+@pytest.mark.parametrize("place", ["a file", "within a file"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_starts(
+    sets: list[str], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" if place == "a file" else tmp_path / "file" / "features"
+    config = run_config(sets, tmp_path, data={"features": str(folder)})
+    expected = rf"data.features={folder} cannot be written to(.|\n)*data.features=null"
+    for start in (train, dry_run):
+        with pytest.raises(ConfigError, match=expected):
+            start(config)
+    sweep = {
+        "name": "sweep",
+        "output_dir": str(tmp_path),
+        "train": config.model_dump(mode="json"),
+        "space": {"seed": {"values": [0, 1]}},
+        "objectives": [{"metric": "train/loss"}],
+    }
+    with pytest.raises(ConfigError, match=expected):
+        check_sweep(build(TuneConfig, sweep))
+
+
+def test_looking_whether_a_folder_can_be_written_to_leaves_nothing(tmp_path: Path) -> None:
+    check_features(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    check_features(tmp_path / "a")
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_features_are_named_by_the_threads_that_compute_them(sets: list[str], tmp_path: Path) -> None:
+    threads = {"threads_per_worker": None, "steps": 1}
+    run = train(run_config(sets, tmp_path, train=threads, checkpoint={"every": 1}))
+    known = RunFeatures.load(run)
+    assert known is not None
+    about = json.loads((Path(known.sets[0].folder) / storing.ABOUT).read_text())
+    assert about["made_from"]["threads"] == len(os.sched_getaffinity(0))

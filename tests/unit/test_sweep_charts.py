@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.reporting.charts import LETTER, Bar, bar_chart, line_chart, nice_ticks
+from ray_jobs.reporting.charts import LETTER, Bar, bar_chart, line_chart, nice_ticks, short_apart
 from ray_jobs.reporting.intervals import Line, Span, interval_chart
 from ray_jobs.reporting.parallel import parallel_chart
 from ray_jobs.reporting.scales import Scale, cut, ticks_between, wants_log
@@ -69,6 +69,34 @@ def test_doublings_and_decades_are_drawn_by_their_logarithms() -> None:
     assert not wants_log([0.0, 0.3, 1.0]) and not wants_log([1, 2, 3]) and not wants_log(["a", "b", "c"])
     assert not wants_log([0.1, 2.0, 4.0, 6.0, 8.0, 9.0]), "spread evenly, whatever the smallest is"
     assert not wants_log([1.0, 2.0]), "two points are in any ratio"
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e4))
+def test_ticks_can_be_told_apart(low: float, span: float) -> None:
+    ticks = nice_ticks(low, low + span)
+    assert len(set(short_apart(ticks))) == len(ticks)
+
+
+def test_ticks_have_as_many_digits_as_it_takes() -> None:
+    assert short_apart([10.41, 10.42, 10.43]) == ["10.41", "10.42", "10.43"]
+    assert short_apart([1.0, 2.0]) == ["1", "2"]
+    assert Scale.of([0.00015, 0.0002]).ticks() == [(0.00015, "1.5e−4"), (0.0002, "2e−4")]
+
+
+def test_numbers_below_an_axis_are_whole() -> None:
+    rates = [0.00422, 0.00433, 0.00444, 0.00455, 0.00466, 0.00477]
+    chart = scatter_chart([Mark(x=rate, y=1.0, name="n") for rate in rates], title="t", x_label="rate", joined=True)
+    told = {text for _, _, text, _ in words(chart, "axis")} | {text for _, _, _, text in words(chart, "axis")}
+    assert "0.00422" in told and not any("…" in one for one in told)
+
+
+def test_a_line_without_a_figure_keeps_its_place() -> None:
+    lines = [spread("a", 1.0, None), Line(label="b", span=None, told="–"), spread("c", 2.0, None)]
+    chart = interval_chart(lines, title="t")
+    whole = interval_chart([*lines[:1], spread("b", 1.5, None), *lines[2:]], title="t")
+    assert chart.count('class="mark"') == 2 and whole.count('class="mark"') == 3
+    assert chart.partition("viewBox")[2][:20] == whole.partition("viewBox")[2][:20]
+    assert "no data" in interval_chart(lines[1:2], title="t")
 
 
 def test_what_is_cut_says_so() -> None:

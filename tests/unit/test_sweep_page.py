@@ -12,7 +12,7 @@ import pytest
 from ray_jobs.reporting.cases import cases_of, told_alike
 from ray_jobs.reporting.sweep import render_sweep
 from ray_jobs.tuning import results
-from ray_jobs.tuning.averages import Interval
+from ray_jobs.tuning.averages import Interval, write_averages
 from ray_jobs.tuning.names import beside, name_of, setting_names
 from ray_jobs.tuning.space import known_values
 from ray_jobs.tuning.trials import Result, Trial, Trials
@@ -90,6 +90,30 @@ def test_the_header_shows_means_and_the_next_best(tmp_path: Path) -> None:
     assert "20.10± 0.25mean of 3 trials" in text
     assert "k-means is best by PSNR, dB" in text and "Next is soft, 19.10 ± 0.25: their intervals lie apart" in text
     assert "trial 3 (seed 0)" in text, "whose settings are in best.yaml"
+
+
+def test_a_page_without_a_title_has_the_sweeps_name(tmp_path: Path) -> None:
+    html = render_sweep(*repeated(tmp_path))
+    assert "<title>sweep</title>" in html and "<h1>sweep</h1>" in html
+
+
+def test_single_trials_have_no_intervals(tmp_path: Path) -> None:
+    one = {"space": {"kind": {"variants": {"grid": {}, "k-means": {}, "soft": {}}}, "seed": {"values": [0]}}}
+    sweep, trials = repeated(tmp_path / "one", **one)
+    text = check(render_sweep(sweep, trials)).text
+    assert "3 trials that differ in kind; each is" in text
+    assert (
+        "20.00, over 1 trial. Next is soft, 19.00: a single trial has no interval, so that it may be as good." in text
+    )
+    assert "A dot is one trial: none is repeated over seed yet" in text
+    assert "95 %" not in text and "1 trials" not in text and "repeat each other" not in text
+    written = write_averages(sweep, trials)
+    assert written is not None and "One trial each: not repeated over seed yet" in written.read_text()
+    sweep, trials = repeated(tmp_path / "some")
+    (trials[4].folder / "result.json").unlink()
+    (trials[5].folder / "result.json").unlink()
+    text = check(render_sweep(sweep, trials)).text
+    assert "over 1 trial. Next is soft, 19.10 ± 0.25: a single trial has no interval" in text and "95 %" in text
 
 
 def test_trials_that_repeat_each_other_stand_together(tmp_path: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ray_jobs import sweep_thresholds as command
 from ray_jobs.evaluation.thresholds import SETTINGS, ThresholdReplica, ThresholdRows, ThresholdTask
 from ray_jobs.evaluation.tokenizer_replica import score_reconstruction
 from ray_jobs.reporting.thresholds import FIGURES, render_thresholds
 from ray_jobs.sweep_thresholds import settings_of
 from setok.config import ClusteringConfig, ThresholdsConfig, TokenizerConfig, build
-from setok.errors import ConfigError
+from setok.errors import ConfigError, DataError
 from setok.metrics import scoring
 from setok.metrics.running import INDEX, ImageRows
 from tests.pages import check
@@ -50,6 +52,13 @@ def test_another_method_takes_over_what_it_uses() -> None:
         ({"vary": "score_threshold"}, "belongs to dpc_knn"),
         ({"over": {"values": [-1.0]}}, "greater than or equal to 0"),
         ({"clustering": {"method": "kmeans"}, "vary": "max_tokens", "over": {"values": [3]}}, "no threshold"),
+        ({"clustering": {"method": "dpc_knn"}}, "dpc_knn does not read vary=stop_mass(.|\\n)*score_threshold"),
+        ({"clustering": {"method": "cosine_graph"}, "vary": "sharpness"}, "does not read vary=sharpness"),
+        (
+            {"clustering": {"method": "dpc_knn", "num_clusters": 3}, "vary": "score_threshold"},
+            "num_clusters=3 ignores vary=score_threshold",
+        ),
+        ({"clustering": {"stop_mass": 3.0}}, "clustering sets stop_mass(.|\\n)*leave stop_mass out"),
         ({"clustering": {"feature_dim": 4}}, "leave feature_dim out"),
         ({"clustering": {"sharpnes": 4}}, "sharpnes|[Ee]xtra"),
     ],
@@ -57,6 +66,14 @@ def test_another_method_takes_over_what_it_uses() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         settings_of(config(**changes), TRAINED)
+
+
+def test_a_set_that_is_not_there_is_refused_by_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TokenizerConfig.model_validate({"clustering": TRAINED.model_dump()})
+    trained = SimpleNamespace(model=model)
+    monkeypatch.setattr(command, "tokenizer_of", lambda config: trained)
+    with pytest.raises(DataError, match="nope"):
+        command.describe(config(data=str(tmp_path / "nope")))
 
 
 def test_a_range_needs_its_number_of_values() -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ray_jobs import tune as command
 from ray_jobs.train import train
 from ray_jobs.training.tracking import read_metrics
-from ray_jobs.tune import dry_run, tune
+from ray_jobs.tune import check_same_sweep, dry_run, tune
+from ray_jobs.tuning import running
 from ray_jobs.tuning.known_metrics import check_metrics, known_metrics
-from setok.config import TrainConfig, TuneConfig, build, load_config
+from ray_jobs.tuning.space import known_values
+from ray_jobs.tuning.trials import Trials
+from setok.config import TrainConfig, TuneConfig, build, dump_config, load_config
 from setok.errors import ConfigError, DataError
 from tests import setokim_runs, squares
 from tests.sweeps import sweep_config
@@ -127,3 +133,61 @@ def test_more_trials_than_the_space_has_are_told(data: str, tmp_path: Path, capl
     assert not caplog.records
     dry_run(sweep_config(output_dir=str(tmp_path), train=changes, num_trials=40))
     assert "num_trials=40, and the space has only 3 combinations" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("optim.betas", [[0.9, 0.95], [0.8, 0.9]]),
+        ("model.encoder", [{"width": 24}, {"width": 48}]),
+        ("model.clustering.sharpness", [1.0, None]),
+    ],
+)
+def test_a_sweep_over_lists_and_mappings_goes_on(tmp_path: Path, key: str, values: list[Any]) -> None:
+    def sweep_of(values: list[Any]) -> TuneConfig:
+        return sweep_config(output_dir=str(tmp_path), space={key: {"values": values}})
+
+    sweep = sweep_of(values)
+    Trials(sweep).plan(known_values(sweep)[0])
+    (sweep.run_dir / "config.yaml").write_text(dump_config(sweep))
+    check_same_sweep(sweep)
+    with pytest.raises(ConfigError, match=rf"space.{key}.{re.escape(json.dumps(values[1]))} "):
+        check_same_sweep(sweep_of(values[:1]))
+
+
+def test_a_copy_of_a_trial_is_none(data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep = sweep_config(output_dir=str(tmp_path), train={"data": {"train": [{"path": data}]}})
+    trials = Trials(sweep)
+    trial = trials.plan(known_values(sweep)[0])
+    shutil.copytree(trial.folder, trial.folder.with_name("0000-old"))
+    assert trials.all() == [trial]
+    assert trials.plan(known_values(sweep)[1]).number == 1
+    dry_run(sweep)
+    assert "0000-old is no trial of this sweep" in caplog.text
+
+
+def test_features_may_be_kept_from_the_middle_of_a_sweep_on(tmp_path: Path) -> None:
+    def sweep_of(**data: Any) -> TuneConfig:
+        frozen = {"optim": {"learning_rate_scale": {"encoder": 0.0}}, "data": {"train": [{"path": "d"}], **data}}
+        return sweep_config(output_dir=str(tmp_path), train=frozen)
+
+    sweep = sweep_of()
+    Trials(sweep).plan(known_values(sweep)[0])
+    (sweep.run_dir / "config.yaml").write_text(dump_config(sweep))
+    check_same_sweep(sweep_of(features="features"))
+    with pytest.raises(ConfigError, match=r"data.max_bad_fraction 0.05 → 0.1"):
+        check_same_sweep(sweep_of(features="features", max_bad_fraction=0.1))
+
+
+def test_room_is_looked_for_before_anything_is_made(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"data": {"train": [{"path": data}]}, "scaling": {"num_workers": 0, "cpus_per_worker": 4000}}
+    sweep = sweep_config(output_dir=str(tmp_path), train=changes, scenes={"plain": {"train": 4, "test": 4}})
+    expected = r"a trial needs 4000 CPUs(.|\n)*lower train.scaling.cpus_per_worker"
+    with pytest.raises(ConfigError, match=expected):
+        dry_run(sweep)
+    monkeypatch.setattr(command.launch, "start_ray", lambda: None)
+    monkeypatch.setattr(running, "most_to_come", dict)
+    monkeypatch.setattr(running.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    with pytest.raises(ConfigError, match=expected):
+        tune(sweep)
+    assert not (sweep.run_dir / "scenes").exists()

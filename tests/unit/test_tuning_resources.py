@@ -67,5 +67,16 @@ def test_a_cluster_without_room_is_refused(workers: int) -> None:
     config = train_config(
         scaling__num_workers=workers, scaling__cpus_per_worker=4, train__micro_batch_size=1, train__global_batch_size=8
     )
-    with pytest.raises(ConfigError, match=r"a trial needs .* CPUs, and the cluster has 2 CPUs\n.*cpus_per_worker"):
+    with pytest.raises(
+        ConfigError, match=r"a trial needs .* CPUs, and the cluster has 2 CPUs\n.*cpus_per_worker"
+    ) as refused:
         most_at_a_time(config, [{"CPU": 2.0}])
+    assert ("num_workers=0" in str(refused.value)) == (workers > 0)
+
+
+def test_a_trial_that_may_have_fewer_workers_needs_room_for_those_only() -> None:
+    config = train_config(scaling__num_workers=[1, 2], scaling__cpus_per_worker=1, data__decode_cpus=0.5)
+    assert most_at_a_time(config, [{"CPU": 2.0}]) == 1
+    assert most_at_a_time(config, [{"CPU": 8.0}]) == 3
+    with pytest.raises(ConfigError, match=r"a trial needs 1.51 CPUs"):
+        most_at_a_time(config, [{"CPU": 1.0}])

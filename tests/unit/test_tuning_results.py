@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from ray_jobs.reporting.sweep import render_sweep
 from ray_jobs.tuning import results
+from ray_jobs.tuning.averages import answers_of, markdown_of
 from ray_jobs.tuning.trials import Halted, Result, Trial, Trials
 from setok.config import TrainConfig, TuneConfig, load_config
 from tests.pages import check
@@ -52,6 +54,40 @@ def test_the_best_is_the_lowest_loss_of_those_that_are_done(tmp_path: Path) -> N
     best = results.best_of(sweep, trials)
     assert best is not None
     assert best.number == 1, "the earlier one of equals, and none that ended early"
+
+
+@pytest.mark.parametrize("best_is", ["lowest", "highest"])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_what_is_no_number_is_worst_and_does_not_break_the_page(tmp_path: Path, best_is: str, repeated: bool) -> None:
+    objective = {"metric": "train/loss", "best_is": best_is}
+    changes = {"space": {RATE: {"values": [0.1, 0.2, 0.3]}, "seed": {"values": [0]}}, "objectives": [objective]}
+    sweep, trials = filled(tmp_path, [math.nan, 2.0, math.inf], **changes, average_over=["seed"] if repeated else [])
+    best = results.best_of(sweep, trials)
+    assert best is not None and best.number == (1 if best_is == "lowest" else 2)
+    assert check(render_sweep(sweep, trials)).unlabelled == []
+    sweep, trials = filled(tmp_path / "all", [math.nan] * 3, **changes, average_over=["seed"] if repeated else [])
+    assert check(render_sweep(sweep, trials)).unlabelled == []
+
+
+def test_null_is_a_value_like_any_other(tmp_path: Path) -> None:
+    space = {"model.clustering.sharpness": {"values": [None, 4.0]}, RATE: {"values": [0.1, 0.2]}}
+    sweep, trials = filled(tmp_path, [3.0, 1.0, 4.0, 2.0], space=space)
+    text = check(render_sweep(sweep, trials)).text
+    assert "4 lines over" in text
+    assert "null" not in text and "sharpness none" in text
+
+
+def test_names_of_ones_own_do_not_break_files(tmp_path: Path) -> None:
+    evil = "a|b\n<b>c: {\x85d\u2028- e"
+    space = {"kind": {"variants": {evil: {}, "other": {}}}, "seed": {"values": [0]}}
+    sweep, trials = filled(tmp_path, [1.0, 2.0], space=space, average_over=["seed"])
+    best = results.best_of(sweep, trials)
+    assert best is not None
+    config = load_config(TrainConfig, results.write_best(sweep, best))
+    assert config.name == "sweep-best"
+    (answer,) = answers_of(sweep, trials)
+    table = markdown_of(sweep, answer).splitlines()
+    assert len(table) == 4 and table[2].startswith(r"| a\|b &lt;b&gt;c: { d - e | 1 |")
 
 
 def test_nothing_is_best_where_nothing_is_done(tmp_path: Path) -> None:

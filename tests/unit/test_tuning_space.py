@@ -91,6 +91,28 @@ def test_values_become_the_settings_of_a_run(tmp_path: Path) -> None:
     assert config.train == sweep.train.train
 
 
+def test_remedies_of_trials_name_settings_of_the_sweep() -> None:
+    frozen = {"optim": {"learning_rate_scale": {"encoder": 0.0}}, "data": {"train": [{"path": "d"}], "features": "f"}}
+    sweep = sweep_config(train=frozen, space={"optim.learning_rate_scale": {"values": [{"encoder": 0.1}]}})
+    with pytest.raises(ConfigError, match=r"--set train\.optim\.learning_rate_scale\.encoder=0"):
+        space.check_space(sweep)
+
+
+def test_true_is_not_one() -> None:
+    assert dimension(values=[True, 1]).choices == (True, 1)
+
+
+def test_a_variant_may_set_a_section_and_another_one_a_key_in_it() -> None:
+    variants = {"a": {"model.encoder": {"width": 24}}, "b": {"model.encoder.width": 48}}
+    space.check_space(sweep_config(space={"v": {"variants": variants}}))
+
+
+def test_a_trial_leaves_the_space_as_it_is() -> None:
+    changes = {"model.clustering": {"feature_dim": 8}, "model.clustering.max_tokens": 3}
+    space._changed(sweep_config().train.model_dump(mode="json"), changes, {}, "train")
+    assert changes["model.clustering"] == {"feature_dim": 8}
+
+
 def test_trials_share_a_store_below_the_sweeps_name() -> None:
     sweep = sweep_config(name="mine", train={"checkpoint": {"store": "s3://bucket/runs?region=x"}})
     config = space.train_config(sweep, {"optim.learning_rate": 0.1}, name="0000", output_dir="o")
@@ -128,6 +150,19 @@ def test_impossible_trials_are_refused_before_anything_starts(changes: dict[str,
         ({"space": {"name": {"values": ["x"]}}}, "every trial has for itself"),
         ({"space": {"scaling.num_workers": {"values": [1, 2]}}}, "sweeps of their own"),
         ({"space": {"seed": {"values": [1]}, "v": {"variants": {"a": {"seed": 2}}}}}, "two dimensions"),
+        (
+            {"space": {"model.clustering": {"values": [{}]}, "model.clustering.min_tokens": {"values": [2]}}},
+            "model.clustering as a whole, and model.clustering.min_tokens",
+        ),
+        (
+            {"space": {"v": {"variants": {"a": {"model.encoder.width": 8, "model.encoder": {}}}}}},
+            "model.encoder as a whole, and model.encoder.width",
+        ),
+        ({"space": {"optim.learning_rate": {"values": [0.1, 0.2, 0.1]}}}, "0.1 and 0.1, which make the same trial"),
+        ({"space": {"optim.learning_rate": {"values": [1, 1.0]}}}, "1 and 1.0, which make the same trial"),
+        ({"space": {"optim.betas": {"values": [[0, 0.9], [0.0, 0.9]]}}}, "same trial twice"),
+        ({"average_over": ["seed"]}, r"'seed'(.|\n)*average_over=\[\]"),
+        ({"train": {"data": {"train": [{"path": "d"}], "features": "f"}}}, r"--set train\.optim\.learning_rate_scale"),
         ({"objectives": [{"metric": "psnr"}]}, "eval/psnr"),
         ({"objectives": [{"metric": "eval/psnr"}]}, "train.validation"),
         ({"halving": {"first_step": 8}}, "halving.first_step=8"),

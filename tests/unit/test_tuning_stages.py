@@ -291,12 +291,13 @@ def test_every_question_has_its_table_and_figure(tmp_path: Path) -> None:
     html = render_sweep(sweep, trials)
     page = check(html)
     assert page.unlabelled == [] and "Is <it> good?" in page.text
-    for section in html.split("<section>")[1:3]:
+    for section in html.split('<section class="answer')[1:3]:
+        section = section.partition("</section>")[0]
         assert section.count("<figure") == section.count("<table") == section.count("<svg") == 1
     write_results(sweep, trials)
     text = (sweep.run_dir / "averages.md").read_text()
     assert [line for line in text.splitlines() if line.startswith("#")] == [
-        "### Is <it> good?",
+        "### Is &lt;it&gt; good?",
         "### What does it cost?",
     ]
 
