@@ -2,8 +2,8 @@
 
 Trials that share an encoder share the work, too: those that start at the same time each compute what is not there yet.
 
-In every step the same is computed to the last bit from the same pixels in a micro-batch of the same size, on as many
-threads of the same kind of device; the order of pictures in it does not matter. So the files hold exactly what a run would
+An encoder makes the same of the same pixels, to the last bit, in any micro-batch of the same size on as many threads of
+the same kind of device; the order of pictures in it does not matter. So the files hold exactly what a run would
 have computed, and what these depend on is part of their name.
 """
 
@@ -49,13 +49,12 @@ _REDO = "--set data.features=null computes features in every step"
 def prepare_features(config: TrainConfig, start: Path | None) -> None:
     """Have all features of a run, if it keeps any; what workers need to know of them is then in the run's folder.
 
-    With workers it is done in their place, by as many processes of the same resources; Ray must be running then.
+    With workers it is done in their place, by as many processes of the same resources; Ray must be running then. Where the run is
+    asked to stop meanwhile, it ends at once; files that are whole stay for the next start.
 
     Args:
         config: of the run, with absolute paths.
         start: the checkpoint that it goes on from; ``None`` at its beginning.
-
-    Where the run is asked to stop meanwhile, it ends at once; files that are whole stay for the next start.
 
     Raises:
         ConfigError: the disk is too small, or the encoder draws at random.
@@ -102,9 +101,8 @@ def fill(config: TrainConfig, start: Path | None, *, told: bool) -> None:
     """
     device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
     torch.set_num_threads(num_threads(config))
-    torch.manual_seed(
-        config.seed
-    )  # as the loop does: an encoder from scratch is frozen at the weights that the seed draws
+    # As the loop does: an encoder from scratch is frozen at the weights that the seed draws.
+    torch.manual_seed(config.seed)
     stage = build_stage(config)
     load_weights(stage, config, start)
     encoder = encoder_of(stage).to(device).train()

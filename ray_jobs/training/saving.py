@@ -57,7 +57,7 @@ class Saver:
     """Writes a run's checkpoints, all ranks together, each its part.
 
     As a context manager it begins by taking the checkpoints over from an earlier start of the run that may still be about (its
-    driver was killed, or somebody typed the same command twice), which ends at its next save. It ends with everything
+    driver was killed, and ``alone.check_alone`` did not see its workers), which ends at its next save. It ends with everything
     written that was saved; where the block ends by an error, it writes what it was writing and does not wait for other
     ranks for long.
 
