@@ -184,8 +184,8 @@ def test_settings_that_are_wrong(squares: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- beside the training, on Ray
 
 
-def on_ray(squares: Path, output: Path, **changes: Any) -> TrainConfig:
-    scaling = {"num_workers": 1, "max_failures": 0, "engine": "torch"}
+def on_ray(squares: Path, output: Path, *, wait_for_nodes: bool = False, **changes: Any) -> TrainConfig:
+    scaling = {"num_workers": 1, "max_failures": 0, "engine": "torch", "wait_for_nodes": wait_for_nodes}
     return config_of(squares, output, scaling=scaling, **changes)
 
 
@@ -221,8 +221,10 @@ def killed_in_step(fatal: int, real: Callable[..., dict[str, float]]) -> Callabl
 def test_a_cluster_without_room_is_told_of_and_hinders_nothing(
     squares: Path, tmp_path: Path, ray_local: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        run = train(on_ray(squares, tmp_path, validation={"cpus": 64.0}))
+    with pytest.raises(ConfigError, match="validation beside the run needs 64 CPUs"):
+        train(on_ray(squares, tmp_path, validation={"cpus": 64.0}))
+    with caplog.at_level(logging.WARNING):  # the workers have their node; that of the validation may come, or never
+        run = train(on_ray(squares, tmp_path, wait_for_nodes=True, validation={"cpus": 64.0}))
     assert checkpoint.newest_good(run) == checkpoint.folder_of(run, 6)
     assert caplog.text.count("validation needs 64 CPUs") == 1
     assert evaluated(run) == {}
