@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ray_jobs import launch
 from ray_jobs.evaluation.batches import Batch
 from ray_jobs.evaluation.journal import Journal, Row, Shard
-from ray_jobs.training.dataset import setok_error
+from ray_jobs.ray_data import setok_error
 from setok.config import EvaluateConfig, ThresholdsConfig
 from setok.errors import ConfigError, SetokError
 from setok.metrics.running import INDEX

@@ -14,7 +14,7 @@ from rich.status import Status
 
 from ray_jobs import launch
 from ray_jobs.progress import PLAIN_SECONDS
-from ray_jobs.training.dataset import data_context, setok_error
+from ray_jobs.ray_data import data_context, setok_error
 
 Result = dict[str, Any]
 """Plain values that JSON can hold."""

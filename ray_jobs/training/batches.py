@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Int64
 
-from ray_jobs.training.dataset import DataSpec, open_decoder, setok_error
+from ray_jobs.ray_data import setok_error
+from ray_jobs.training.decoding import DataSpec, open_decoder
 from ray_jobs.training.packs import Packing
 from setok.config import TrainConfig
 from setok.data.packer import TOO_LONG
@@ -44,7 +45,7 @@ class TrainingBatches(Generic[Batch]):
     Each step is a list of ``gradient_accumulation_steps`` micro-batches.
 
     Args:
-        columns: micro-batches of this rank in order, as the decoders of ``ray_jobs.training.dataset`` make them.
+        columns: micro-batches of this rank in order, as those of ``ray_jobs.training.decoding`` make them.
         collate: makes a batch of such columns.
     """
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from ray_jobs.training.dataset import setok_error
+from ray_jobs.ray_data import setok_error
 from ray_jobs.training.stopping import is_asked_to_stop
 from setok import checkpoint
 from setok.batch import real_cells

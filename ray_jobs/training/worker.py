@@ -28,7 +28,7 @@ from setok.config import TrainConfig
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from ray_jobs.training.dataset import DataSpec
+    from ray_jobs.training.decoding import DataSpec
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ class TrainingData:
             ConfigError: blocks would be too large, or the capped sets have too few samples for all steps.
             DataError: a set is missing.
         """
-        from ray_jobs.training.dataset import DataSpec, check_block_size
+        from ray_jobs.training.dataset import check_block_size
+        from ray_jobs.training.decoding import DataSpec
         from ray_jobs.training.sequences import packing_of
 
         found = checkpoint.newest_good(checkpoint.home_of(self._config))

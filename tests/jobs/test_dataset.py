@@ -13,16 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ray_jobs.ray_data import MAX_BLOCK_BYTES, setok_error
 from ray_jobs.training.batches import TrainingBatches, local_batches, worker_batches
-from ray_jobs.training.dataset import (
-    MAX_BLOCK_BYTES,
-    DataSpec,
-    ImageDecoder,
-    check_block_size,
-    planned_dataset,
-    setok_error,
-    training_dataset,
-)
+from ray_jobs.training.dataset import check_block_size, planned_dataset, training_dataset
+from ray_jobs.training.decoding import DataSpec, ImageDecoder
 from setok.batch import ImageTextBatch
 from setok.config import TrainConfig, build
 from setok.data.collate import rows_to_batch

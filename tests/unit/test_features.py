@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ray_jobs.launch import Stopped
 from ray_jobs.train import train
 from ray_jobs.training import features as computing
-from ray_jobs.training.dataset import DataSpec, check_block_size, open_decoder
+from ray_jobs.training.dataset import check_block_size
+from ray_jobs.training.decoding import DataSpec, open_decoder
 from ray_jobs.training.dry_run import dry_run
 from ray_jobs.training.preflight import check_features
 from ray_jobs.training.stopping import STOP
