@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from ray_jobs.serving.backend import Backend
 from ray_jobs.serving.decoding import Decoder
 from ray_jobs.serving.errors import Problem, ProblemError, no_such_model
 from ray_jobs.serving.figures import Figures
-from ray_jobs.serving.replies import Writer, picture_png
+from ray_jobs.serving.replies import Writer, image_usage_of, picture_png
+from ray_jobs.serving.together import together
 from setok.config import ServeConfig
 from setok.data.schema import Turn
 from setok.errors import DataError
@@ -31,7 +33,6 @@ from setok.serving.schemas import (
     ImageDatum,
     ImageRequest,
     ImagesAnswer,
-    ImageUsage,
     LookRequest,
     ModelAnswer,
     ReconstructAnswer,
@@ -41,9 +42,15 @@ from setok.serving.schemas import (
     TokenizeRequest,
     TokensAnswer,
 )
-from setok.serving.translation import FieldError, clustering_of, conversation_of, options_of, seed_of, stops_of
-
-T = TypeVar("T")
+from setok.serving.translation import (
+    FieldError,
+    clustering_of,
+    conversation_of,
+    number_of,
+    options_of,
+    seeds_of,
+    stops_of,
+)
 
 
 class Service:
@@ -89,34 +96,35 @@ class Service:
 
     # ------------------------------------------------------------ chat
 
-    async def ask_of(self, request: ChatRequest) -> Ask:
-        """What a conversation asks of the model."""
+    async def asks_of(self, request: ChatRequest) -> list[Ask]:
+        """What a conversation asks of the model, once for every reply that it is to have."""
         card = await self._card_of(request.model, talks=True)
         options = options_of(request, self.config.limits)
+        number = number_of(request.n, self.config.max_choices)
         turns, urls = conversation_of(request.messages)
         shown = await self._pictures(urls, card)
-        return Ask(
+        ask = Ask(
             conversation=turns,
             pictures=[one.pixels for one in shown],
             size=shown[0].size if shown else None,
             options=options,
-            seed=seed_of(request.seed),
             stop=stops_of(request),
         )
+        return [replace(ask, seed=seed) for seed in seeds_of(request.seed, number)]
 
     async def chat(self, request: ChatRequest) -> ChatCompletion:
         """A whole answer."""
-        parts, ended = await self._reply(await self.ask_of(request))
-        return Writer((await self.card()).name).whole(parts, ended)
+        replies = await self._replies(await self.asks_of(request))
+        return Writer((await self.card()).name).whole(replies)
 
     async def chat_stream(self, request: ChatRequest) -> AsyncIterator[str]:
         """An answer as it comes, as server-sent events."""
-        ask = await self.ask_of(request)
+        asks = await self.asks_of(request)
         usage = request.stream_options is not None and request.stream_options.include_usage
-        writer = Writer((await self.card()).name, include_usage=usage)
-        async with aclosing(self._events(ask)) as events:
-            async for event in events:
-                lines = writer.lines(event)
+        writer = Writer((await self.card()).name, num_choices=len(asks), include_usage=usage)
+        async with aclosing(together([self._events(ask) for ask in asks])) as events:
+            async for index, event in events:
+                lines = writer.lines(event, index)
                 if lines:
                     yield lines
 
@@ -137,39 +145,23 @@ class Service:
         return await self._draw(request, card, editing(request.prompt, num_pictures=len(shown)), shown)
 
     async def _draw(self, request: ImageRequest, card: Card, talk: list[Turn], shown: Sequence[Shown]) -> ImagesAnswer:
-        number, side = request.n or 1, card.image_size
+        side = card.image_size
         if request.stream:
             raise FieldError("stream", "stream is not supported for pictures", "leave it out")
-        if number > self.config.limits.max_choices:
-            raise FieldError("n", f"n={number} is above {self.config.limits.max_choices}", "ask for fewer pictures")
         if request.size not in (None, "auto", f"{side}x{side}"):
             raise FieldError("size", f"size={request.size[:20]!r} is not possible", f"use 'auto' or '{side}x{side}'")
-        first = seed_of(request.seed)
-        seeds = [(first + index) % 2**63 for index in range(number)]
+        seeds = seeds_of(request.seed, number_of(request.n, self.config.max_choices))
         options = GenerationOptions(mode="picture", guidance=1.0 if request.guidance is None else request.guidance)
-        asks = [
-            Ask(conversation=talk, pictures=[one.pixels for one in shown], options=options, seed=seed) for seed in seeds
-        ]
-        replies = await _all(self._reply(ask) for ask in asks)
+        ask = Ask(conversation=talk, pictures=[one.pixels for one in shown], options=options)
+        replies = await self._replies([replace(ask, seed=seed) for seed in seeds])
         data = [
             ImageDatum(b64_json=await asyncio.to_thread(picture_png, part), seed=seed)
             for seed, (parts, _) in zip(seeds, replies, strict=True)
             for part in parts
             if isinstance(part, PicturePart)
         ]
-        ends = [ended for _, ended in replies]
-        read, visual = sum(end.prompt_tokens for end in ends), sum(end.prompt_visual_tokens for end in ends)
-        drawn = sum(end.visual_tokens for end in ends)
-        return ImagesAnswer(
-            created=int(time.time()),
-            data=data,
-            usage=ImageUsage(
-                input_tokens=read,
-                output_tokens=drawn,
-                total_tokens=read + drawn,
-                input_tokens_details={"text_tokens": read - visual, "image_tokens": visual},
-            ),
-        )
+        usage = image_usage_of([ended for _, ended in replies])
+        return ImagesAnswer(created=int(time.time()), data=data, usage=usage)
 
     # ------------------------------------------------------------ our own
 
@@ -205,7 +197,7 @@ class Service:
             size=shown.size,
             options=GenerationOptions(mode="mask"),
         )
-        parts, _ = await self._reply(ask)
+        ((parts, _),) = await self._replies([ask])
         found = next(part for part in parts if isinstance(part, MaskPart))
         mask = found.mask.numpy()
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -256,14 +248,17 @@ class Service:
             return await self._decoder.run(reader.from_bytes, data)
         return await self._decoder.run(reader.from_data_url, url)
 
-    async def _reply(self, ask: Ask) -> tuple[list[Part], Ended]:
-        parts: list[Part] = []
-        async with aclosing(self._events(ask)) as events:
-            async for event in events:
+    async def _replies(self, asks: Sequence[Ask]) -> list[tuple[list[Part], Ended]]:
+        """All replies, complete."""
+        parts: list[list[Part]] = [[] for _ in asks]
+        ends: dict[int, Ended] = {}
+        async with aclosing(together([self._events(ask) for ask in asks])) as events:
+            async for index, event in events:
                 if isinstance(event, Ended):
-                    return parts, event
-                parts.append(event)
-        raise AssertionError("a reply without an end")
+                    ends[index] = event
+                else:
+                    parts[index].append(event)
+        return [(own, ends[index]) for index, own in enumerate(parts)]
 
     async def _events(self, ask: Ask) -> AsyncGenerator[Part | Ended, None]:
         """A reply as it comes, counted."""
@@ -287,16 +282,6 @@ class Service:
         }
         for kind, number in counted.items():
             self.figures.tokens.labels(kind).inc(number)
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of things that are done at once; where one fails, the others are given up."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _tokens(card: Card, seen: Seen, *, vectors: bool) -> dict[str, Any]:

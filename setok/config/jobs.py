@@ -385,3 +385,12 @@ class ServeConfig(Job):
     def served_name(self) -> str:
         """What the API calls the model."""
         return self.model_name or Path(self.checkpoint.rstrip("/")).name
+
+    @property
+    def max_choices(self) -> int:
+        """The most that ``n`` of a request may be: ``limits.max_choices``, or fewer where so many would never be taken at once.
+
+        On Ray all of them wait in the ingress for a moment, and without Ray in the model's process, where they may run at once.
+        """
+        room = self.batching.max_waiting + (0 if self.replicas.max else self.batching.max_rows)
+        return max(1, min(self.limits.max_choices, room))

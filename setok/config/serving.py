@@ -71,7 +71,7 @@ class LimitsConfig(Section):
     default_new_tokens: int = Field(256, ge=1)
     """Where a request does not say."""
     max_choices: int = Field(8, ge=1)
-    """Pictures of one request for pictures (``n``)."""
+    """The most that ``n`` may be: replies to one conversation, or pictures of one request for pictures."""
     request_timeout_s: float = Field(120.0, gt=0.0)
     """From when a request has come in to when its reply is complete; then 504."""
 

@@ -80,7 +80,8 @@ class ChatRequest(Lenient):
     modalities: list[Literal["text", "image"]] | None = None
     guidance: float | None = Field(None, ge=0, le=20)
     """How closely pictures follow what was asked; 1 for none."""
-    n: int | None = None
+    n: int | None = Field(None, ge=1)
+    """Replies. The first is what a request with this seed and without ``n`` gets; the next ones take the next seeds."""
     logprobs: bool | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
@@ -315,7 +316,6 @@ class ErrorAnswer(Described):
 def unsupported_fields(request: ChatRequest) -> list[str]:
     """Fields of a request that ask for what there is not."""
     wanted = {
-        "n": request.n not in (None, 1),
         "logprobs": bool(request.logprobs),
         "tools": bool(request.tools),
         "functions": bool(request.functions),

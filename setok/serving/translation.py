@@ -123,9 +123,26 @@ def stops_of(request: ChatRequest) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
-def seed_of(seed: int | None) -> int:
-    """A seed of a request, or one that nobody knows."""
-    return secrets.randbelow(2**31) if seed is None else seed
+def seeds_of(seed: int | None, number: int) -> list[int]:
+    """Of every reply to a request: its seed, or one that nobody knows, and the next ones (the smallest follows the largest)."""
+    first = secrets.randbelow(2**31) if seed is None else seed
+    return [(first + index + 2**63) % 2**64 - 2**63 for index in range(number)]
+
+
+def number_of(asked: int | None, most: int) -> int:
+    """How many replies a request is to have.
+
+    Args:
+        asked: its ``n``.
+        most: what it may be (``ServeConfig.max_choices``).
+
+    Raises:
+        ConfigError: it asks for more.
+    """
+    number = asked or 1
+    if number > most:
+        raise FieldError("n", f"n={number} is above {most}", f"ask for {most} at most")
+    return number
 
 
 def clustering_of(request: LookRequest, card: Card) -> ClusteringConfig | None:

@@ -236,7 +236,7 @@ def test_errors_have_openais_shape(client: openai.OpenAI) -> None:
         (openai.BadRequestError, {"messages": shown(*[RED] * 9)}, "9 pictures are above 8"),
         (openai.BadRequestError, {"messages": shown(words="a " * 500)}, "too long"),
         (openai.BadRequestError, {"max_tokens": 5000}, "max_tokens=5000 is above"),
-        (openai.BadRequestError, {"n": 2}, "n is not supported"),
+        (openai.BadRequestError, {"tools": [{"type": "function"}]}, "tools is not supported"),
         (openai.NotFoundError, {"model": "gpt"}, "use 'tiny'"),
         (openai.BadRequestError, {"messages": shown(picture(400, 300))}, "120000 pixels of 100000"),
         (openai.APIStatusError, {"messages": shown(words="a" * 400_000)}, "above 300000 bytes"),
@@ -248,7 +248,7 @@ def test_errors_have_openais_shape(client: openai.OpenAI) -> None:
         assert isinstance(body, dict)
         assert set(body) == {"message", "type", "param", "code"}
         assert "Traceback" not in str(body)
-    with pytest.raises(openai.BadRequestError, match="9 is above 8"):
+    with pytest.raises(openai.BadRequestError, match="n=9 is above 8"):
         client.images.generate(prompt="x", n=9)
     with pytest.raises(openai.BadRequestError, match="size='1024x1024' is not possible: use 'auto' or '32x32'"):
         client.images.generate(prompt="x", size="1024x1024")

@@ -64,6 +64,7 @@ VALID: dict[str, dict[str, Any]] = {
         "top_p": 0.9,
         "stop": ["a"],
         "seed": 1,
+        "n": 2,
         "modalities": ["text"],
         "stream": False,
     },

@@ -32,7 +32,7 @@ def test_a_stream_says_what_the_whole_answer_says(texts: list[str], place: int, 
     if draws:
         parts.insert(place, DRAWN)
     sent = deltas(parts)
-    message = Writer("tiny").whole(parts, ENDED).choices[0].message
+    message = Writer("tiny").whole([(parts, ENDED)]).choices[0].message
     assert "".join(delta.get("content") or "" for delta in sent) == (message.content or "") == "".join(texts).strip()
     assert [delta["role"] for delta in sent if "role" in delta] == ["assistant"]
     assert sent[0]["role"] == "assistant"

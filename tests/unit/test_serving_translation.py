@@ -14,7 +14,7 @@ from setok.errors import ConfigError, DataError, OverloadedError
 from setok.predictor import Ended, PicturePart, TextPart
 from setok.serving.model import Card
 from setok.serving.schemas import ChatMessage, ChatRequest, LookRequest
-from setok.serving.translation import clustering_of, conversation_of, options_of, seed_of, stops_of
+from setok.serving.translation import clustering_of, conversation_of, options_of, seeds_of, stops_of
 
 
 def image(url: str = "data:,") -> dict[str, Any]:
@@ -103,15 +103,16 @@ def test_options_of_a_request() -> None:
     assert stops_of(chat()) == ()
     assert stops_of(chat(stop="a")) == ("a",)
     assert stops_of(chat(stop=["a", "b"])) == ("a", "b")
-    assert seed_of(5) == 5
-    assert len({seed_of(None) for _ in range(9)}) > 1
+    assert seeds_of(5, 1) == [5]
+    assert seeds_of(-2, 3) == [-2, -1, 0]
+    assert seeds_of(2**63 - 1, 2) == [2**63 - 1, -(2**63)], "and never one that is refused"
+    assert len({seeds_of(None, 1)[0] for _ in range(9)}) > 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"max_tokens": 51}, r"max_tokens=51 is above 50"),
-        ({"n": 2}, "n is not supported"),
         ({"tools": [{}]}, "tools is not supported"),
         ({"logprobs": True}, "logprobs is not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
@@ -122,7 +123,7 @@ def test_what_there_is_not_is_refused(changes: dict[str, Any], message: str) -> 
     limits = LimitsConfig(default_new_tokens=7, max_new_tokens=50)
     with pytest.raises(ConfigError, match=message):
         options_of(chat(**changes), limits)
-    options_of(chat(n=1, tools=[], logprobs=False, response_format={"type": "text"}), limits)
+    options_of(chat(n=2, tools=[], logprobs=False, response_format={"type": "text"}), limits)
 
 
 @pytest.mark.parametrize(
