@@ -81,6 +81,12 @@ _EDIT_BODY = {
                     "required": ["image", "prompt"],
                     "properties": {
                         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "mask": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "Of the first picture, and of its size: a PNG that is transparent where the picture"
+                            " may change. The model draws all of it; what the mask covers is put back.",
+                        },
                         "prompt": {"type": "string"},
                         **{name: {"type": "integer"} for name in ("n", "seed")},
                         **{name: {"type": "string"} for name in ("model", "size", "response_format")},
@@ -159,8 +165,7 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/images/edits", responses=_FAILURES, summary="Change a picture", openapi_extra=_EDIT_BODY)
     async def images_edits(request: Request) -> ImagesAnswer:
-        body, files = await _edit_of(request)
-        return await _answer(request, service, service.edit(body, files))
+        return await _answer(request, service, service.edit(*await _edit_of(request)))
 
     @app.get("/v1/models", responses=_FAILURES, summary="The model, and what it can do")
     async def models() -> ModelsAnswer:
@@ -243,29 +248,35 @@ def _add_page(app: FastAPI) -> None:
         """Browsers ask for it; there is none."""
 
 
-async def _edit_of(request: Request) -> tuple[ImageRequest, list[bytes]]:
-    """The fields and files of a form.
+async def _edit_of(request: Request) -> tuple[ImageRequest, list[bytes], bytes | None]:
+    """The fields of a form, its pictures and its mask.
 
     Raises:
-        DataError: no form, no picture, a mask, or a field that is not possible.
+        DataError: no form, no picture, more than one mask, or a field that is not possible.
     """
     kind = request.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         raise DataError(f"the body is {kind[:60]!r} and no form", "send multipart/form-data with image and prompt")
     form = await request.form(max_files=64, max_fields=64)
     fields: dict[str, str] = {}
-    files: list[bytes] = []
+    files: dict[str, list[bytes]] = {"image": [], "mask": []}
     for name, value in form.multi_items():
+        is_file, kind = isinstance(value, UploadFile), name.removesuffix("[]")
+        if is_file != (kind in files):
+            what = "a file" if is_file else "a text"
+            raise DataError(
+                f"the form has {what} {name[:40]!r}", "send pictures as files image, and what may change as mask"
+            )
         if isinstance(value, UploadFile):
-            if name not in ("image", "image[]"):
-                raise DataError(f"the form has a file {name[:40]!r}", "send pictures as image; masks are not supported")
-            files.append(await value.read())
+            files[kind].append(await value.read())
         else:
             fields[name] = value
-    if not files:
+    if not files["image"]:
         raise DataError("the form has no picture", "send one or several as image")
+    if len(files["mask"]) > 1:
+        raise DataError(f"the form has {len(files['mask'])} masks", "send one, for the first picture")
     try:
-        return ImageRequest.model_validate(fields), files
+        return ImageRequest.model_validate(fields), files["image"], next(iter(files["mask"]), None)
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "correct the form") from None

@@ -11,6 +11,7 @@ from typing import Literal
 from ray_jobs.serving.gate import unique_id
 from setok.predictor import Ended, MaskPart, PicturePart, TextPart
 from setok.predictor.replies import Part
+from setok.serving.edit_mask import EditMask
 from setok.serving.images import png
 from setok.serving.schemas import (
     AnswerImage,
@@ -56,9 +57,14 @@ def image_usage_of(ends: Sequence[Ended]) -> ImageUsage:
     )
 
 
-def picture_png(part: PicturePart) -> str:
-    """A picture that was drawn, as PNG in base64."""
-    return png(part.pixels.permute(1, 2, 0).numpy())
+def picture_png(part: PicturePart, stays: EditMask | None = None) -> str:
+    """A picture that was drawn, as PNG in base64.
+
+    Args:
+        stays: what is put back of the picture that was edited.
+    """
+    pixels = part.pixels.numpy() if stays is None else stays.applied(part.pixels.numpy())
+    return png(pixels.transpose(1, 2, 0))
 
 
 def _image(part: PicturePart) -> AnswerImage:

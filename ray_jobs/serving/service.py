@@ -24,6 +24,7 @@ from setok.models.generation import GenerationOptions
 from setok.predictor import Ask, Ended, MaskPart, PicturePart
 from setok.predictor.asking import drawing, editing, pointing
 from setok.predictor.replies import Part
+from setok.serving.edit_mask import EditMask, read_edit_mask
 from setok.serving.fetching import fetch
 from setok.serving.images import ImageReader, Shown, png
 from setok.serving.model import Card, Look, Seen
@@ -135,16 +136,27 @@ class Service:
         card = await self._card_of(request.model, talks=True)
         return await self._draw(request, card, drawing(request.prompt, varied=card.varied), [])
 
-    async def edit(self, request: ImageRequest, files: Sequence[bytes]) -> ImagesAnswer:
-        """A picture changed, or made from several."""
+    async def edit(self, request: ImageRequest, files: Sequence[bytes], mask: bytes | None = None) -> ImagesAnswer:
+        """A picture changed, or made from several.
+
+        Args:
+            mask: what of the first one may change.
+        """
         card = await self._card_of(request.model, talks=True)
         reader = ImageReader(self.config.limits, size=card.image_size)
         self._check_number(len(files))
         with self._decoder.place():
             shown = [await self._decoder.run(reader.from_bytes, data) for data in files]
-        return await self._draw(request, card, editing(request.prompt, num_pictures=len(shown)), shown)
+            stays = (
+                None
+                if mask is None
+                else await self._decoder.run(read_edit_mask, mask, reader, shown[0], card.patch_side)
+            )
+        return await self._draw(request, card, editing(request.prompt, num_pictures=len(shown)), shown, stays)
 
-    async def _draw(self, request: ImageRequest, card: Card, talk: list[Turn], shown: Sequence[Shown]) -> ImagesAnswer:
+    async def _draw(
+        self, request: ImageRequest, card: Card, talk: list[Turn], shown: Sequence[Shown], stays: EditMask | None = None
+    ) -> ImagesAnswer:
         side = card.image_size
         if request.stream:
             raise FieldError("stream", "stream is not supported for pictures", "leave it out")
@@ -155,7 +167,7 @@ class Service:
         ask = Ask(conversation=talk, pictures=[one.pixels for one in shown], options=options)
         replies = await self._replies([replace(ask, seed=seed) for seed in seeds])
         data = [
-            ImageDatum(b64_json=await asyncio.to_thread(picture_png, part), seed=seed)
+            ImageDatum(b64_json=await asyncio.to_thread(picture_png, part, stays), seed=seed)
             for seed, (parts, _) in zip(seeds, replies, strict=True)
             for part in parts
             if isinstance(part, PicturePart)

@@ -54,6 +54,19 @@ def decode_image(
         return _decode(header, data, target_size)
 
 
+def decode_alpha(
+    data: bytes, *, max_side: int = DEFAULT_MAX_SIDE, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "height width"] | None:
+    """Opacity of an encoded picture, upright (EXIF), from 0 for transparent to 255; ``None`` where its file says nothing of it.
+
+    Raises:
+        DataError: as ``decode_image``.
+    """
+    with _checked(data, max_side, max_pixels) as header, _damage_told(header):
+        image = _loaded(header)
+        return np.array(image.convert("RGBA").getchannel("A")) if _may_be_transparent(image) else None
+
+
 def upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """RGB pixels of a picture that Pillow has open, turned upright, transparency on white.
 
@@ -237,11 +250,22 @@ def _decode_jpeg(
 
 
 def _decode_with_pillow(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    with _damage_told(image):
+        return np.array(_to_rgb(_loaded(image)))
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The first frame, upright."""
+    image.seek(0)
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _damage_told(image: Image.Image) -> Iterator[None]:
+    """What Pillow raises of a damaged file, as a ``DataError``."""
     try:
-        image.seek(0)
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        return np.array(_to_rgb(upright))
+        yield
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
         kind = "truncated" if "truncated" in str(error).lower() or isinstance(error, EOFError) else "damaged"
         raise DataError(f"{kind} {image.format or 'image'}: {error}", _REMEDY) from error
@@ -254,7 +278,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _may_be_transparent(image):
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _may_be_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info

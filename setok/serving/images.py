@@ -8,7 +8,9 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -16,10 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from setok.config import LimitsConfig
-from setok.data.images import decode_image
+from setok.data.images import decode_alpha, decode_image
 from setok.data.processor import SeTokImageProcessor
 from setok.errors import DataError
 
+T = TypeVar("T")
 DATA_URL = re.compile(r"data:(?P<kind>[\w.+/-]*)(?:;[\w=.-]+)*;base64,(?P<data>.*)", re.DOTALL | re.IGNORECASE)
 SMALL_BYTES, SMALL_PIXELS = 2**14, 2**15
 """What takes well below a millisecond to decode."""
@@ -94,7 +97,21 @@ class ImageReader:
         """
         return self._shown(data, max_pixels=self.limits.max_image_pixels)
 
+    def opacity(self, data: bytes) -> UInt8[np.ndarray, "height width"] | None:
+        """How opaque a picture is, 0 where it is transparent, in its own size; ``None`` where its file says nothing of it.
+
+        Raises:
+            DataError: as ``from_bytes``.
+        """
+        return self._decoded(data, lambda: decode_alpha(data, max_pixels=self.limits.max_image_pixels))
+
     def _shown(self, data: bytes, *, max_pixels: int) -> Shown:
+        pixels = self._decoded(data, lambda: decode_image(data, max_pixels=max_pixels))
+        shown = self._processor(pixels)["pixel_values"]
+        assert isinstance(shown, Tensor)
+        return Shown(pixels=shown[0].numpy(), size=(pixels.shape[0], pixels.shape[1]))
+
+    def _decoded(self, data: bytes, decode: Callable[[], T]) -> T:
         if len(data) > self.limits.max_image_bytes:
             raise DataError(
                 f"image too large: {len(data)} bytes of {self.limits.max_image_bytes}", "send a smaller file"
@@ -102,13 +119,10 @@ class ImageReader:
         if not _is_taken(data):
             raise DataError(f"not an image that is taken: it starts with {data[:8].hex(' ') or 'nothing'}", _REMEDY)
         try:
-            pixels = decode_image(data, max_pixels=max_pixels)
+            return decode()
         except (struct.error, zlib.error, KeyError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
             # What decoders raise of files that are broken in ways nobody has thought of.
             raise DataError(f"damaged image: {type(error).__name__}", _REMEDY) from error
-        shown = self._processor(pixels)["pixel_values"]
-        assert isinstance(shown, Tensor)
-        return Shown(pixels=shown[0].numpy(), size=(pixels.shape[0], pixels.shape[1]))
 
 
 def _is_taken(data: bytes) -> bool:

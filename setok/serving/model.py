@@ -47,6 +47,11 @@ class Card:
     """Whether it finds regions."""
 
     @property
+    def patch_side(self) -> int:
+        """Of a patch, in pixels."""
+        return round(self.image_size / self.num_patches**0.5)
+
+    @property
     def threshold(self) -> tuple[str, float, tuple[float, float]] | None:
         """The clustering setting that decides how many tokens there are, its value, and the range that makes sense."""
         known = THRESHOLDS.get(self.clustering.method)

@@ -252,7 +252,7 @@ def test_errors_have_openais_shape(client: openai.OpenAI) -> None:
         client.images.generate(prompt="x", n=9)
     with pytest.raises(openai.BadRequestError, match="size='1024x1024' is not possible: use 'auto' or '32x32'"):
         client.images.generate(prompt="x", size="1024x1024")
-    with pytest.raises(openai.BadRequestError, match="masks are not supported"):
+    with pytest.raises(openai.BadRequestError, match="the mask has no alpha channel"):
         client.images.edit(image=RED, mask=RED, prompt="x")
 
 
@@ -260,6 +260,8 @@ def test_forms_that_are_none(http: httpx2.Client) -> None:
     for sent, message in [
         ({"json": {}}, "no form"),
         ({"files": {"other": RED}, "data": {"prompt": "x"}}, "a file 'other'"),
+        ({"files": {"image": RED}, "data": {"prompt": "x", "mask": "x"}}, "a text 'mask'"),
+        ({"files": [("image", RED), ("mask", RED), ("mask", RED)], "data": {"prompt": "x"}}, "2 masks"),
         ({"files": {"image": RED}}, "prompt: "),
         ({"files": {"image": RED}, "data": {"prompt": "x", "n": "many"}}, "n: "),
         ({"data": {"prompt": "x"}, "headers": {"content-type": "multipart/form-data"}}, ""),
