@@ -183,7 +183,11 @@ def application(config: ServeConfig, keys: ApiKeys) -> serve.Application:
                 "look_back_period_s": 2.0,
             }
         }
-    draining = {"graceful_shutdown_timeout_s": config.server.drain_s, "graceful_shutdown_wait_loop_s": 0.5}
+    ending: dict[str, Any] = {
+        "graceful_shutdown_timeout_s": config.server.drain_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "max_surge_percent": replicas.max_surge_percent,
+    }
     model = serve.deployment(
         ModelReplica,
         name="model",
@@ -193,7 +197,7 @@ def application(config: ServeConfig, keys: ApiKeys) -> serve.Application:
         max_queued_requests=batching.max_waiting,
         health_check_period_s=HEALTH_PERIOD_S,
         **scaling,
-        **draining,
+        **ending,
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
@@ -201,7 +205,7 @@ def application(config: ServeConfig, keys: ApiKeys) -> serve.Application:
         num_replicas=config.ingress.replicas,
         ray_actor_options={"num_cpus": config.ingress.cpus},
         max_ongoing_requests=config.ingress.max_ongoing,
-        **draining,
+        **ending,
     )
     return ingress.bind(config, keys.digests, model.bind(config))
 

@@ -23,6 +23,9 @@ class ReplicaConfig(Section):
     """Requests at once that one replica is meant for: above it more are started, below it some end."""
     upscale_delay_s: float = Field(10.0, ge=0.0)
     downscale_delay_s: float = Field(300.0, ge=0.0)
+    max_surge_percent: int = Field(25, ge=0, le=100)
+    """On Ray: copies that an update starts before old ones end, in percent of those there are, at least one. Where the new ones
+    fail, the old ones go on. Where there is no room for one copy more, the update waits; 0 ends an old one first."""
     cpus: float = Field(1.0, gt=0.0)
     gpus: float = Field(0.0, ge=0.0)
     threads: int = Field(1, ge=1)

@@ -40,3 +40,5 @@ def test_it_builds_an_ingress_and_replicas_with_its_settings(deployed: dict[str,
     assert scaled.ray_actor_options["num_gpus"] == 1.0
     assert scaled._deployment_config.autoscaling_config.max_replicas == 4
     assert scaled._deployment_config.max_queued_requests == config.batching.max_waiting
+    for updated in (ingress, scaled):  # the old ones answer until the new ones do
+        assert updated._deployment_config.max_surge_percent == config.replicas.max_surge_percent > 0

@@ -25,6 +25,7 @@ import pytest
 
 from setok.config import ServeConfig
 from setok.export import SETTINGS, PredictorSettings
+from setok.models.pretrained import WEIGHTS
 from setok.serving.keys import ApiKeys
 from tests.served import NAME, data_url, picture, predictor, serve_config
 
@@ -139,29 +140,32 @@ def test_beyond_what_may_wait_the_answer_is_503_and_everyone_taken_is_answered(a
     assert all(json.loads(text)["error"]["code"] == "overloaded" for status, _, text in answers if status == 503)
 
 
-def test_another_checkpoint_takes_over_without_a_failed_request(address: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_another_checkpoint_takes_over_without_a_failed_request_and_a_broken_one_does_not(
+    address: str, tmp_path: Path
+) -> None:
     from ray import serve
 
     from ray_jobs.serving.deployments import application
 
     port = int(address.rpartition(":")[2])
-    other = export(tmp_path / "other")
-    done: list[bool] = []
+    broken, other = export(tmp_path / "broken"), export(tmp_path / "other")
+    os.truncate(broken / WEIGHTS, 1000)
 
     def update() -> None:
+        with pytest.raises(RuntimeError, match="setok"):  # as where only replicas see what is wrong
+            serve.run(application(config_of(broken, port), ApiKeys({})), name="setok", route_prefix="/")
+        assert serve.status().applications["setok"].status == "DEPLOY_FAILED"
         serve.run(application(config_of(other, port), ApiKeys({})), name="setok", route_prefix="/")
-        done.append(True)
 
     async def load() -> list[Any]:
-        answers = await many(address, 4)  # so that there is a replica to be replaced
+        answers = await many(address, 2)  # so that there is a replica to be replaced
         updating = asyncio.create_task(asyncio.to_thread(update))
         while not updating.done():
-            answers += await many(address, 4)
+            answers += await many(address, 2)
         await updating
         return answers
 
     answers = asyncio.run(load())
-    assert done
     assert len(answers) >= 8
     assert [status for status, _, _ in answers if status != 200] == []
 
