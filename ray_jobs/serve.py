@@ -127,7 +127,8 @@ def _run_on_ray(config: ServeConfig, keys: ApiKeys) -> None:
     stop.wait()
     launch.console().print(f"stopping: replies under way have {config.server.drain_s:g} s")
     drain(serve.get_app_handle(APPLICATION), timeout_s=config.server.drain_s)
-    serve.delete(APPLICATION)
+    # Without serve.delete before it, which would take the address away for a second in which whoever comes is told 404. This ends
+    # what listens at once; a connection that is refused is tried again.
     serve.shutdown()
 
 

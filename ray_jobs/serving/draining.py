@@ -1,6 +1,6 @@
 """A server on Ray that is about to end: it refuses what comes, with a word on when to come again, and answers what it has.
 
-Serve itself takes the address away first, after which whoever comes is told that there is no such page.
+Serve itself would take the address away first, after which whoever comes is told that there is no such page.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a server without Ray has traffic, too
 
 logger = logging.getLogger(__name__)
 PAUSE_S = 0.2
+"""Between two looks, and after the last one for the end of the last answer, which may still be on its way to its client."""
 
 
 @dataclass
@@ -41,6 +42,7 @@ def drain(ingress: DeploymentHandle, *, timeout_s: float) -> None:
         except Exception as error:  # of Ray or Serve, in many forms: the server is to end in any case
             logger.warning("the ingress could not be told to stop: %s", type(error).__name__)
             return
-        if not under_way or time.monotonic() >= deadline:
-            return
+        over = not under_way or time.monotonic() >= deadline
         time.sleep(PAUSE_S)
+        if over:
+            return
