@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ray_jobs.serving.retry import Retold
 from setok.config import ServeConfig
 from setok.data.images import configure_opencv
 from setok.errors import OverloadedError, SetokError
-from setok.serving.delivery import events_of
+from setok.serving.delivery import letters_of
 from setok.serving.engine import Call, Engine, Event, Failed
 from setok.serving.keys import ApiKeys
 from setok.serving.memory import keep_freed_memory
@@ -39,6 +40,9 @@ ATTEMPTS = 3
 """Replicas that a request is given to, one after the other dying."""
 LOOKAHEAD = 2
 """Batches that a replica has at hand, the one that it answers among them: Serve is not quick to bring more."""
+LETTERS_PER_SECOND = 100
+"""Of all replies of a replica together. Each is an object of Ray's, which costs its processes some 3 ms: what a reply says
+while those of others are sent goes with what follows."""
 LONGEST_PAUSE_S = 0.05
 """Between two looks for a replica with room, while requests wait in the ingress; Serve's half second leaves replicas idle."""
 HEALTH_PERIOD_S = 5.0
@@ -67,13 +71,19 @@ class ModelReplica:
         """What the model is."""
         return self.engine.model.card
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        """Everything that a request gives; what goes wrong comes as an event too, to arrive as it was raised."""
+    async def run(self, call: Call) -> AsyncIterator[list[Event]]:
+        """Everything that a request gives, by the letter; what goes wrong comes as an event too, to arrive as it was raised."""
         try:
-            async for event in events_of(self.engine, call):
-                yield event
+            async with aclosing(letters_of(self.engine, call, pause=self._pause)) as letters:
+                async for letter in letters:
+                    yield letter
         except SetokError as error:
-            yield Failed(error=error)
+            yield [Failed(error=error)]
+
+    def _pause(self) -> float:
+        """Seconds between two letters of a reply."""
+        answered, _ = self.engine.load
+        return (answered - 1) / LETTERS_PER_SECOND
 
     def check_health(self) -> None:
         """Asked by Serve, which replaces a replica whose model has failed for no fault of a request."""
@@ -120,12 +130,13 @@ class RayBackend:
             responses = self._handle.options(stream=True).run.remote(call)
             over = False
             try:
-                async for event in responses:
-                    if isinstance(event, Failed):
-                        raise event.error
-                    new = retold.new_in(event)
-                    if new is not None:
-                        yield new
+                async for letter in responses:
+                    for event in letter:
+                        if isinstance(event, Failed):
+                            raise event.error
+                        new = retold.new_in(event)
+                        if new is not None:
+                            yield new
                 over = True
                 return
             except LOST as error:

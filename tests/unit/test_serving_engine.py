@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from setok.errors import CheckpointError, ConfigError, DataError, OverloadedErro
 from setok.models.generation import GenerationOptions
 from setok.models.tokenizer import SeTok
 from setok.predictor import Ask, Ended, MaskPart, PicturePart, TextPart
-from setok.serving.delivery import _Post, events_of
+from setok.serving.delivery import _Box, _Post, events_of, letters_of
 from setok.serving.engine import PATIENCE, Engine, Event, Failed, Ticket
 from setok.serving.model import Look, Seen, ServedModel
 from tests.sequences import noise_picture, setok_config
@@ -353,4 +354,38 @@ def test_delivering_to_a_closed_loop_is_an_error_every_time() -> None:
     loop.close()
     for _ in range(2):
         with pytest.raises(RuntimeError, match="closed"):
-            post.put(loop, asyncio.Queue(), TextPart(text="a"))
+            post.put(loop, _Box(), TextPart(text="a"))
+
+
+class Slow(Talkative):
+    """Says a word at a time, each when it is told to, and then comes to an end."""
+
+    def __init__(self) -> None:
+        self.deliver: Callable[[Event], object] = lambda event: None
+
+    def submit(self, call: Any, deliver: Callable[[Event], object]) -> Any:
+        self.deliver = deliver
+
+
+def test_what_gathers_in_a_pause_goes_in_one_letter_and_the_end_waits_for_no_pause() -> None:
+    engine, pauses = Slow(), iter([0.0, 3600.0])
+
+    async def listen() -> list[list[Event]]:
+        heard = []
+        async with aclosing(letters_of(engine, ask(), pause=lambda: next(pauses))) as letters:
+            for words in ("a", "b", "cd."):
+                coming = asyncio.ensure_future(anext(letters))
+                for word in words:
+                    for _ in range(5):  # turns of the loop, in which all that can be told is told
+                        await asyncio.sleep(0)
+                    engine.deliver(TextPart(text=word) if word != "." else Failed(error=DataError("the end", "")))
+                heard.append(await coming)
+        return heard
+
+    letters = asyncio.run(listen())
+    assert [[event.text for event in letter if isinstance(event, TextPart)] for letter in letters] == [
+        ["a"],
+        ["b"],
+        ["c", "d"],
+    ]
+    assert isinstance(letters[-1][-1], Failed)

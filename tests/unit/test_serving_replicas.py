@@ -34,11 +34,11 @@ class Responses:
     def __init__(self, script: Sequence[str | Exception]) -> None:
         self.script, self.cancelled = script, False
 
-    async def __aiter__(self) -> AsyncIterator[TextPart]:
+    async def __aiter__(self) -> AsyncIterator[list[TextPart]]:
         for one in self.script:
             if isinstance(one, Exception):
                 raise one
-            yield TextPart(text=one)
+            yield [TextPart(text=one)]
 
     def cancel(self) -> None:
         self.cancelled = True
