@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ray_jobs.training.engine import build_engine
+from ray_jobs.training.engines import build_engine
 from setok.config import TrainConfig
 from setok.planning.pretend import size_of
 from setok.stages import build_stage

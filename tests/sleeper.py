@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ray_jobs.training import failure, loop
-from ray_jobs.training.engine import TorchEngine
+from ray_jobs.training.engine_torch import TorchEngine
 from ray_jobs.training.machine import WorkerContext
 from tests import fakes
 

@@ -11,7 +11,6 @@ that the engine has forgotten the step's gradient: the next step may follow.
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,9 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from setok.batch import Batch, LossOutput, StepContext
-from setok.checkpoint import copy_weights
-from setok.collectives import all_reduce_sum, world_size
-from setok.config import TrainConfig
+from setok.collectives import all_reduce_sum
 from setok.errors import CheckpointError, NotFiniteError
 
 BUCKET_ELEMENTS = 25_000_000
@@ -144,83 +141,6 @@ class Engine(ABC):
         return found
 
 
-class TorchEngine(Engine):
-    """Plain torch. With several ranks, gradients are summed in a few large messages before the update.
-
-    Summing at the update, and not during the last backward as DistributedDataParallel does, stays correct for parameters
-    that only some of the micro-batches use.
-    """
-
-    def __init__(self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float) -> None:
-        super().__init__(name, module, optimizer)
-        self._max_grad_norm = max_grad_norm
-        for tensor in module.state_dict().values():
-            if world_size() > 1:
-                dist.broadcast(tensor, src=0)
-
-    def _forward(self, batch: Batch, context: StepContext) -> LossOutput:
-        output: LossOutput = self.module(batch, context)
-        return output
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def _update(self) -> float:
-        self._sum_gradients()
-        norm = clip_gradients(self.trainable.values(), self._max_grad_norm)
-        if math.isfinite(norm):
-            self._optimizer.step()
-        self._drop()
-        return norm
-
-    def _drop(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def _sum_gradients(self) -> None:
-        if world_size() == 1:
-            return
-        parameters = list(self.trainable.values())
-        used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-        gradients = []
-        for parameter, anywhere in zip(parameters, all_reduce_sum(used).tolist(), strict=True):
-            if anywhere:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
-            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                gradient.copy_(part.view_as(gradient))
-
-    def named_state(self, rank: int, world: int) -> dict[str, Tensor]:
-        return plain_state(self, self._optimizer, rank, world)
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        load_plain_state(self, self._optimizer, state)
-
-    def full_weights(self) -> dict[str, Tensor]:
-        return copy_weights(self.module) if this_rank() == 0 else {}
-
-
-def build_engine(
-    name: str, module: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, device: torch.device
-) -> Engine:
-    """The engine that ``config.scaling`` asks for; plain torch where there is no process group.
-
-    The module must hold its weights already, and be on ``device`` together with what the optimizer refers to.
-    """
-    if dist.is_available() and dist.is_initialized() and config.scaling.engine == "deepspeed":
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        from ray_jobs.training.engine_deepspeed import DeepSpeedEngine  # it stands on this module
-
-        # The other modules are small, and the model's turn goes through them (adversarial loss, twice where it is adaptive),
-        # outside of their own engine: their weights stay whole.
-        stage = config.deepspeed.zero_stage if name == "model" else min(2, config.deepspeed.zero_stage)
-        return DeepSpeedEngine(name, module, optimizer, config=config, zero_stage=stage)
-    return TorchEngine(name, module, optimizer, max_grad_norm=config.optim.max_grad_norm)
-
-
 def clip_gradients(parameters: Any, max_norm: float) -> float:
     """Scale gradients to at most ``max_norm`` and return their norm before; one that is not finite changes nothing."""
     parameters = [p for p in parameters if p.grad is not None]
@@ -251,18 +171,6 @@ def load_plain_state(engine: Engine, optimizer: torch.optim.Optimizer, state: Ma
             for key in keys
             for value in [state[f"{name}/{key}"]]
         }
-
-
-def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
-    buckets: list[list[Tensor]] = []
-    size = BUCKET_ELEMENTS
-    for gradient in gradients:
-        if size + gradient.numel() > BUCKET_ELEMENTS or gradient.dtype != buckets[-1][0].dtype:
-            buckets.append([])
-            size = 0
-        buckets[-1].append(gradient)
-        size += gradient.numel()
-    return buckets
 
 
 def this_rank() -> int:

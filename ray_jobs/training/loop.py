@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ray_jobs.training import memory
-from ray_jobs.training.engine import Engine, build_engine
+from ray_jobs.training.engine import Engine
+from ray_jobs.training.engines import build_engine
 from ray_jobs.training.features import check_encoder, load_weights
 from ray_jobs.training.machine import WorkerContext, limit_collectives
 from ray_jobs.training.pulse import Pulse

@@ -26,7 +26,7 @@ STEPS, CUT = 4, 2
 
 
 def make(config: Any, checkpoint: Path | None = None) -> tuple[Any, dict[str, Any]]:
-    from ray_jobs.training.engine import build_engine
+    from ray_jobs.training.engines import build_engine
     from setok.checkpoint import OptimizerState, load_model
     from tests.fakes import build_stage
 

@@ -42,7 +42,7 @@ def config_of(tower: Path, engine: str, stage: int, *, checkpointing: bool) -> A
 
 
 def train(config: Any, rank: int) -> dict[str, Any]:
-    from ray_jobs.training.engine import build_engine
+    from ray_jobs.training.engines import build_engine
     from setok.batch import ImageTextBatch
     from setok.stages import build_stage
 

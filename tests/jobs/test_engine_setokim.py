@@ -20,7 +20,7 @@ STEPS = 3
 
 def train(words: Path, rank: int, world: int, **changes: Any) -> dict[str, Any]:
     """Losses of a few steps over the samples, which the ranks share; rank 1 has no pictures to draw and no masks."""
-    from ray_jobs.training.engine import build_engine
+    from ray_jobs.training.engines import build_engine
     from setok.stages import build_stage
     from tests.sequences import sequence_batch
     from tests.setokim_runs import ROOM, config_of, samples

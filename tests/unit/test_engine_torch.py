@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ray_jobs.training.engine import TorchEngine, build_engine
+from ray_jobs.training.engine_torch import TorchEngine
+from ray_jobs.training.engines import build_engine
 from setok.errors import CheckpointError, NotFiniteError
 from tests.fakes import FakeStage, batch_of, build_stage, train_config, train_steps
 

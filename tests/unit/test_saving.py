@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ray_jobs.training import loop
-from ray_jobs.training.engine import TorchEngine
+from ray_jobs.training.engine_torch import TorchEngine
 from ray_jobs.training.loop import train_loop
 from ray_jobs.training.machine import WorkerContext
 from ray_jobs.training.saving import Saver

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ray_jobs.training import loop
-from ray_jobs.training.engine import build_engine
+from ray_jobs.training.engines import build_engine
 from ray_jobs.training.loop import train_loop
 from ray_jobs.training.machine import WorkerContext
 from ray_jobs.training.pulse import Pulse
