@@ -59,7 +59,9 @@ class Figures:
 
 def measure(config: TrainConfig, workers: int, repeats: int) -> Figures:
     """Train in both ways, in turn."""
-    platform, plain, waits = [], [], []
+    platform: list[float] = []
+    plain: list[float] = []
+    waits: list[float] = []
     for number in range(repeats):
         named = config.model_copy(update={"name": f"{config.name}-{workers}-{number}"})
         scaling = config.scaling.model_copy(update={"num_workers": workers})
