@@ -140,36 +140,6 @@ def test_beyond_what_may_wait_the_answer_is_503_and_everyone_taken_is_answered(a
     assert all(json.loads(text)["error"]["code"] == "overloaded" for status, _, text in answers if status == 503)
 
 
-def test_another_checkpoint_takes_over_without_a_failed_request_and_a_broken_one_does_not(
-    address: str, tmp_path: Path
-) -> None:
-    from ray import serve
-
-    from ray_jobs.serving.deployments import application
-
-    port = int(address.rpartition(":")[2])
-    broken, other = export(tmp_path / "broken"), export(tmp_path / "other")
-    os.truncate(broken / WEIGHTS, 1000)
-
-    def update() -> None:
-        with pytest.raises(RuntimeError, match="setok"):  # as where only replicas see what is wrong
-            serve.run(application(config_of(broken, port), ApiKeys({})), name="setok", route_prefix="/")
-        assert serve.status().applications["setok"].status == "DEPLOY_FAILED"
-        serve.run(application(config_of(other, port), ApiKeys({})), name="setok", route_prefix="/")
-
-    async def load() -> list[Any]:
-        answers = await many(address, 2)  # so that there is a replica to be replaced
-        updating = asyncio.create_task(asyncio.to_thread(update))
-        while not updating.done():
-            answers += await many(address, 2)
-        await updating
-        return answers
-
-    answers = asyncio.run(load())
-    assert len(answers) >= 8
-    assert [status for status, _, _ in answers if status != 200] == []
-
-
 def test_it_grows_under_load_loses_nothing_with_a_replica_and_shrinks_to_none(address: str) -> None:
     """Up to 3 replicas, one of them is killed, and down to none; every request is answered, and as it would have been alone."""
     alone = asyncio.run(many(address, 1))
@@ -201,6 +171,40 @@ def kill_one() -> None:
     ]
     assert found
     found[0].send_signal(signal.SIGKILL)
+
+
+def test_an_update_takes_over_without_a_failed_request_and_a_broken_one_does_not(address: str, tmp_path: Path) -> None:
+    """The last one of this application, which stays half updated."""
+    from ray import serve
+
+    from ray_jobs.serving.deployments import application
+
+    port = int(address.rpartition(":")[2])
+    other, broken = export(tmp_path / "other"), export(tmp_path / "broken")
+    os.truncate(broken / WEIGHTS, 1000)
+
+    def update(checkpoint: Path) -> None:
+        config = config_of(checkpoint, port, replicas__min=1)
+        serve.run(application(config, ApiKeys({})), name="setok", route_prefix="/")
+
+    def update_twice() -> None:
+        update(other)
+        with pytest.raises(RuntimeError, match="model"):  # as where only replicas see what is wrong
+            update(broken)
+
+    async def load() -> list[Any]:
+        answers = await many(address, 1)  # so that there is a replica to be replaced
+        updating = asyncio.create_task(asyncio.to_thread(update_twice))
+        while not updating.done():
+            answers += await many(address, 1)
+        await updating
+        return answers + await many(address, 1)
+
+    answers = asyncio.run(load())
+    assert serve.status().applications["setok"].deployments["model"].status == "DEPLOY_FAILED"
+    assert replicas() == 1
+    assert len(answers) >= 8
+    assert [answer for answer in answers if answer[0] != 200] == []
 
 
 STATUSES = "statuses "
