@@ -24,7 +24,7 @@ ENTRY_POINTS = {
 CALL_OTHER_ENTRY_POINTS = {"ray_jobs.pipeline", "ray_jobs.tune"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("setok", "setok.errors", "setok.config"),
+    ("setok", "setok.__main__", "setok.errors", "setok.config"),
     ("setok.batch", "setok.collectives", "setok.vocabulary"),
     ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.ema", "setok.drawing"),
     ("setok.stages", "setok.checkpoint", "setok.planning", "setok.export"),
@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning", "ray_jobs.serving"),
         *("ray_jobs.planning", "ray_jobs.submitting", "ray_jobs.checking", "ray_jobs.manifests"),
     ),
-    (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "setok.lmms_eval"),
+    (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "ray_jobs.__main__", "setok.lmms_eval"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
