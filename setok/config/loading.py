@@ -36,10 +36,16 @@ _CLOSE = 0.6
 """Names that are less alike are no misspellings of each other."""
 
 
-def list_presets() -> list[str]:
-    """Names of the presets that ship with the package."""
+def list_presets(job: str | None = None) -> list[str]:
+    """Names of the presets that ship with the package: those of a job, or all."""
     folder = resources.files("setok") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return names if job is None else [name for name in names if _job_of(name) == job]
+
+
+def _job_of(preset: str) -> str:
+    tree = _read(preset)
+    return str(tree["job"]) if "job" in tree else _job_of(str(tree["extends"]))
 
 
 def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) -> J:

@@ -31,7 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok.predictor",),
     ("setok.serving",),
     (
-        *("ray_jobs", "ray_jobs.launch", "ray_jobs.progress", "ray_jobs.reaching", "ray_jobs.ray_data"),
+        *("ray_jobs", "ray_jobs.interrupts", "ray_jobs.command_line", "ray_jobs.launch"),
+        *("ray_jobs.progress", "ray_jobs.reaching", "ray_jobs.ray_data"),
         *("ray_jobs.training", "ray_jobs.ingesting", "ray_jobs.evaluation", "ray_jobs.scoring"),
         *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning", "ray_jobs.serving"),
         *("ray_jobs.planning", "ray_jobs.submitting", "ray_jobs.checking", "ray_jobs.manifests"),

@@ -265,17 +265,19 @@ def _disown_questions(vqav2: Path, request: _Request) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m setok.data.scenes", description="Write generated scenes in official layouts."
+        prog="python -m setok.data.scenes",
+        description="Write generated scenes in official layouts.",
+        epilog="for example: python -m setok.data.scenes --out data/scenes --count 1000 --layouts coco,vqav2",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the layout roots")
-    parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)}")
-    parser.add_argument("--count", type=int, default=1000, help="number of scenes")
-    parser.add_argument("--start", type=int, default=0, help="first scene")
-    parser.add_argument("--family", default="plain", help=f"one of {', '.join(FAMILIES)}")
-    parser.add_argument("--layouts", default="coco", help=f"comma-separated, of {', '.join(LAYOUTS)}")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
-    parser.add_argument("--max-objects", type=int, default=6)
+    parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)} (default train)")
+    parser.add_argument("--count", type=int, default=1000, help="number of scenes (default 1000)")
+    parser.add_argument("--start", type=int, default=0, help="number of the first scene (default 0)")
+    parser.add_argument("--family", default="plain", help=f"one of {', '.join(FAMILIES)} (default plain)")
+    parser.add_argument("--layouts", default="coco", help=f"comma-separated, of {', '.join(LAYOUTS)} (default coco)")
+    parser.add_argument("--seed", type=int, default=1, help="another one draws other scenes (default 1)")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    parser.add_argument("--max-objects", type=int, default=6, help="most objects of a scene (default 6)")
     parser.add_argument("--processes", type=int, default=None, help="worker processes; one per core if left out")
     parser.add_argument(
         "--preview", type=Path, default=None, help="also write a contact sheet of the first scenes here"
