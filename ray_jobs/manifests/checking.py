@@ -94,7 +94,7 @@ def check_files(paths: Sequence[Path], *, root: Path, crds: Path | None = None) 
     return Report(
         files=tuple(files),
         problems=tuple(dict.fromkeys(problems)),
-        not_checked=tuple(dict.fromkeys(what for _, document in placed for what in _not_checked(document, crds))),
+        not_checked=tuple(dict.fromkeys(_not_checked(placed, files, root=root, crds=crds))),
         unfilled=tuple(replace(place, file=file) for file, document in placed for place in _unfilled(document.tree)),
     )
 
@@ -225,10 +225,13 @@ def _unfilled(tree: Any) -> Iterator[Problem]:
             yield Problem(path, f"{found[0]!r} is still to be filled in", "see cluster/README.md")
 
 
-def _not_checked(document: Document, crds: Path | None) -> Iterator[str]:
-    if document.kind == "kubernetes" and crds is None:
-        yield "Kubernetes objects against their schema: give --crds (cluster/README.md says where KubeRay has them)"
-    if document.kind == "kubernetes" and document.kubernetes_kind not in _API_VERSIONS:
-        yield f"{join(document.kubernetes_kind)}: a kind that is not known here"
-    if document.kind == "launcher":
-        yield from clouds.not_checked(document.tree)
+def _not_checked(placed: Sequence[Placed], files: Sequence[Path], *, root: Path, crds: Path | None) -> Iterator[str]:
+    if any(_is_dockerfile(file) for file in files) and not (root / dockerfile.PINS).is_file():
+        yield f"versions in Dockerfiles: there is no {dockerfile.PINS} here; start in the root of the repository"
+    for _, document in placed:
+        if document.kind == "kubernetes" and crds is None:
+            yield "Kubernetes objects against their schema: give --crds (cluster/README.md says where KubeRay has them)"
+        if document.kind == "kubernetes" and document.kubernetes_kind not in _API_VERSIONS:
+            yield f"{join(document.kubernetes_kind)}: a kind that is not known here"
+        if document.kind == "launcher":
+            yield from clouds.not_checked(document.tree)

@@ -14,6 +14,7 @@ from ray_jobs.manifests import house
 from ray_jobs.manifests.problems import Problem, items, join
 from ray_jobs.manifests.together import Placed, objects
 
+PINS = "constraints.txt"
 _MADE = {
     "user": re.compile(r"\b(?:useradd|adduser)\b[^&;|]*?\s(?:--uid|-u)[\s=](\d+)"),
     "group": re.compile(r"\b(?:groupadd|addgroup)\b[^&;|]*?\s(?:--gid|-g)[\s=](\d+)"),
@@ -34,8 +35,10 @@ def problems(file: Path, *, root: Path) -> Iterator[Problem]:
     if not users or re.match(r"(root|0)\b", users[-1]):
         yield Problem("USER", "containers run as root", "end with USER 1000:1000")
     yield from _users(steps)
-    yield from _python(steps, root)
-    yield from _pins(steps, root)
+    if (root / PINS).is_file():
+        pins = (root / PINS).read_text("utf-8")
+        yield from _python(steps, pins)
+        yield from _pins(steps, pins)
     yield from _copies(steps, root)
     environment = [rest for word, rest in steps if word in ("ENV", "ARG")]
     yield from house.environment_problems(environment)
@@ -85,9 +88,9 @@ def _named(tree: Any, at: str = "") -> Iterator[tuple[str, str, Any]]:
         yield from _named(value, join(at, key))
 
 
-def _python(steps: list[tuple[str, str]], root: Path) -> Iterator[Problem]:
+def _python(steps: list[tuple[str, str]], pins: str) -> Iterator[Problem]:
     """The pins were made, and tested, on one minor version, and wheels of others may not exist."""
-    tested = re.search(r"^#.*\bCPython (\d+\.\d+)", (root / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    tested = re.search(r"^#.*\bCPython (\d+\.\d+)", pins, re.MULTILINE)
     for word, rest in steps:
         found = re.match(r"(?:\S*/)?python:(\d+\.\d+)", rest) if word == "FROM" else None
         if found and tested and found[1] != tested[1]:
@@ -95,8 +98,8 @@ def _python(steps: list[tuple[str, str]], root: Path) -> Iterator[Problem]:
                           f"FROM python:{tested[1]}.…")  # fmt: skip
 
 
-def _pins(steps: list[tuple[str, str]], root: Path) -> Iterator[Problem]:
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (root / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+def _pins(steps: list[tuple[str, str]], text: str) -> Iterator[Problem]:
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
     arguments = dict(rest.partition("=")[::2] for word, rest in steps if word == "ARG" and "=" in rest)
     if arguments.get("TORCH") != pins["torch"]:
         yield Problem("ARG TORCH", f"torch is {arguments.get('TORCH')} here and {pins['torch']} in constraints.txt",

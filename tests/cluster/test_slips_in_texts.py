@@ -37,6 +37,14 @@ def test_a_slip_in_the_dockerfile(before: str, after: str, what: str, remedy: st
     expect(mistyped("Dockerfile", before, after), "Dockerfile", "", what, remedy)
 
 
+def test_a_dockerfile_away_from_its_repository(tmp_path: Path, repo_root: Path) -> None:
+    copy = tmp_path / "Dockerfile"
+    copy.write_text((repo_root / "cluster" / "Dockerfile").read_text())
+    report = check_files([copy], root=tmp_path)
+    assert ["versions" in told and "constraints.txt" in told for told in report.not_checked] == [True]
+    expect(report.problems, "Dockerfile", "COPY", "there is no setok", "root of the repository")
+
+
 @pytest.mark.parametrize(
     ("line", "what", "remedy"),
     [

@@ -110,6 +110,9 @@ def test_unknown_preset_names_the_closest(file: str) -> None:
     with pytest.raises(ConfigError, match="'tokenizr'") as raised:
         launch.parse(TrainConfig, "", ["--config", "tokenizr"])
     assert "'tokenizer'" in raised.value.remedy
+    with pytest.raises(ConfigError, match="'zebra'") as raised:
+        launch.parse(TuneConfig, "", ["--config", "zebra"])
+    assert raised.value.remedy == "choose one of: sweep_ablations, sweep_scenes, sweep_tokenizers"
 
 
 def test_unknown_key_names_the_closest(file: str) -> None:
