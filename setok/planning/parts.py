@@ -165,10 +165,13 @@ def _setokim_task(config: TrainConfig, depth: int | None) -> nn.Module:
 
 def _shorten(base: Any, depth: int) -> None:
     """Leave a language model of transformers the first of its blocks, which are all alike."""
-    layers = base.config.num_hidden_layers
+    config = base.config
     lists = (part for part in base.get_decoder().modules() if isinstance(part, nn.ModuleList))
-    blocks = next(part for part in lists if len(part) == layers)
+    blocks = next(part for part in lists if len(part) == config.num_hidden_layers)
     del blocks[depth:]
+    config.num_hidden_layers = depth  # a cache has as many layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:depth]
 
 
 def _stand_in(path: str | None) -> Any:
