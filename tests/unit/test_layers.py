@@ -25,7 +25,7 @@ CALL_OTHER_ENTRY_POINTS = {"ray_jobs.pipeline", "ray_jobs.tune"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("setok", "setok.__main__", "setok.errors", "setok.config"),
-    ("setok.batch", "setok.collectives", "setok.vocabulary"),
+    ("setok.batch", "setok.children", "setok.collectives", "setok.vocabulary"),
     ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.ema", "setok.drawing"),
     ("setok.stages", "setok.checkpoint", "setok.planning", "setok.export"),
     ("setok.predictor",),

@@ -42,6 +42,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from setok.children import deaf_to_interrupts
 from setok.data.scenes.files import WRITE_FILES, prepare_folders, write_json
 from setok.data.scenes.generate import FAMILIES, check_request, generate_scene
 from setok.data.scenes.objects import contact_sheet
@@ -186,7 +187,9 @@ def _write_pictures(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
-        yield from zip(done, pool.map(_write_chunk, jobs), strict=True)
+        with deaf_to_interrupts():
+            gathered = pool.map(_write_chunk, jobs)  # starts them all
+        yield from zip(done, gathered, strict=True)
 
 
 def _end_with_parent() -> None:
@@ -309,6 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SetokError as error:
         console.print(str(error), style="red", markup=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted.", style="yellow")
+        return 130
     seconds = time.perf_counter() - began
     if options.preview is not None:
         first = SPLITS[options.split].first_index + options.start
