@@ -1,7 +1,8 @@
 """What things cost on this machine.
 
-python -m ray_jobs.benchmark tokenizer --size demo --batch 8,16 --repeats 7
-python -m ray_jobs.benchmark serve --help
+    python -m ray_jobs.benchmark tokenizer --size demo --batch 8,16 --repeats 7
+
+Each has a --help of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from ray_jobs import launch
-from ray_jobs.benchmarks import faults, ingest, serve, tokenizer
+from ray_jobs.benchmarks import faults, ingest, serve, tokenizer, training
 from ray_jobs.command_line import Parser, without_markup
 
 BENCHMARKS = {
@@ -24,6 +25,7 @@ BENCHMARKS = {
         ingest,
         ingest.ingest,
     ),
+    "training": ("a step of the training loop, beside one written by hand", training, training.training),
     "faults": (
         "training runs broken in every way we know, against one that nothing happened to",
         faults,
