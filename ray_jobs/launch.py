@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import functools
 import logging
@@ -199,7 +200,6 @@ def run(main: Callable[[], Any]) -> NoReturn:
         raise SystemExit(EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_STOPPED) from None
     except KeyboardInterrupt:
         error_console().print("Interrupted. The same command goes on from what is finished.", style="yellow")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who cannot wait for Ray to end is not shown where Python was
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(0)
 
@@ -214,6 +214,9 @@ def _call(main: Callable[[], Any]) -> None:
         if led_to(error):
             raise KeyboardInterrupt from None
         raise
+    finally:
+        # Ray ends at the exit, too; the last to be registered is called before, so that Ctrl-C there ends it without a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 def show_error(error: SetokError) -> None:

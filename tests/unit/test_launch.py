@@ -143,12 +143,10 @@ def test_exit_codes(
         if error is not None:
             raise error
 
-    before = signal.getsignal(signal.SIGINT)
     launch.error_console.cache_clear()
     with pytest.raises(SystemExit) as stopped:
         launch.run(main)
     launch.error_console.cache_clear()
-    signal.signal(signal.SIGINT, before)
     assert stopped.value.code == code
     text = capsys.readouterr().err
     for part in said:
@@ -196,6 +194,24 @@ def test_ctrl_c_while_a_command_is_imported(raised: str, code: int, last: str, t
     lines = ended.stderr.splitlines()
     assert (ended.returncode, lines[-1]) == (code, last)
     assert (len(lines) == 1) is (code == 130), ended.stderr
+
+
+@pytest.mark.parametrize("ends", ["pass", "raise KeyboardInterrupt"])
+def test_ctrl_c_while_ray_ends_shows_no_traceback(ends: str, repo_root: Path) -> None:
+    """Ray ends when Python does, which takes seconds."""
+    code = f"""
+import atexit, os, signal
+from ray_jobs import launch
+
+def main():
+    atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+    {ends}
+
+launch.run(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGINT  # which shells call 130
+    assert "Traceback" not in ended.stderr
 
 
 def test_importing_a_job_sets_no_hook(repo_root: Path) -> None:
