@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from types import TracebackType
 
 EXIT_INTERRUPTED = 130
+_told: list[bool] = []
 
 
 def is_starting() -> bool:
@@ -14,12 +16,19 @@ def is_starting() -> bool:
     return sys.argv[:1] == ["-m"]
 
 
-def end_imports_plainly() -> None:
+def end_plainly() -> None:
     """Let Ctrl-C end this process in a line, until ``launch.run`` takes over: there is nothing to save in the seconds before.
 
-    Other exceptions keep their traceback.
+    Other exceptions keep their traceback. After an interrupt that ``launch.run`` has told, the exit code is that, too, whatever
+    threads of Ray still do: they have crashed Python in its last moments.
     """
     sys.excepthook = _tell
+    atexit.register(_leave)  # the first to be registered is the last to be called, when Ray has ended
+
+
+def note_told() -> None:
+    """An interrupt was told to the user, and nothing is left to do."""
+    _told.append(True)
 
 
 def led_to(error: BaseException | None) -> bool:
@@ -38,5 +47,12 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.__excepthook__(kind, error, trace)
         return
     sys.stderr.write("Interrupted.\n")
-    sys.stderr.flush()
-    os._exit(EXIT_INTERRUPTED)  # Python itself would end by the signal
+    note_told()
+    _leave()  # Python itself would end by the signal
+
+
+def _leave() -> None:
+    if _told:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ray_jobs import reaching
 from ray_jobs.command_line import Parser, overrides_of
-from ray_jobs.interrupts import EXIT_INTERRUPTED, led_to
+from ray_jobs.interrupts import EXIT_INTERRUPTED, led_to, note_told
 from setok.config import Job, dump_config, load_config
 from setok.errors import ConfigError, SetokError, TrainingError
 
@@ -200,6 +200,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
         raise SystemExit(EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_STOPPED) from None
     except KeyboardInterrupt:
         error_console().print("Interrupted. The same command goes on from what is finished.", style="yellow")
+        note_told()
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(0)
 

@@ -214,6 +214,21 @@ launch.run(main)
     assert "Traceback" not in ended.stderr
 
 
+def test_what_fails_in_pythons_last_moments_changes_no_exit_code(tmp_path: Path, repo_root: Path) -> None:
+    """As Ray's threads do now and then: a job that is interrupted, and a module whose end is a crash."""
+    (tmp_path / "crashes_late.py").write_text(
+        "import os\nclass Late:\n    def __del__(self):\n        os.abort()\nlate = Late()\n"
+    )
+    code = "import crashes_late\nfrom ray_jobs import launch\ndef main(): raise KeyboardInterrupt\nlaunch.run(main)"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repo_root}"}
+    for start, wanted in (("", -signal.SIGABRT), ("from ray_jobs.interrupts import end_plainly\nend_plainly()\n", 130)):
+        ended = subprocess.run(
+            [sys.executable, "-c", start + code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == wanted, ended.stderr
+        assert "Interrupted. The same command" in ended.stderr
+
+
 def test_importing_a_job_sets_no_hook(repo_root: Path) -> None:
     code = "import sys, ray_jobs; assert sys.excepthook is sys.__excepthook__"
     subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True)
