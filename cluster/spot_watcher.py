@@ -198,10 +198,14 @@ def positive(text: str) -> float:
 def make_parser() -> argparse.ArgumentParser:
     """The command line; what checks files of clusters asks it, too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cloud", choices=["auto", *CLOUDS], default="auto")
-    parser.add_argument("--every", type=positive, default=2.0, metavar="SECONDS", help="time between two questions")
+    parser.add_argument(
+        "--cloud", choices=["auto", *CLOUDS], default="auto", help="whose machine this is (default auto)"
+    )
+    parser.add_argument(
+        "--every", type=positive, default=2.0, metavar="SECONDS", help="time between two questions (default 2)"
+    )
     parser.add_argument("--rebalance", action="store_true", help="AWS: also act on the recommendation to rebalance")
-    parser.add_argument("--ray", default="ray", metavar="PATH", help="the ray command")
+    parser.add_argument("--ray", default="ray", metavar="PATH", help="the ray command (default ray)")
     parser.add_argument("--address", help="of the cluster; as a rule Ray finds the one this node is in")
     parser.add_argument("--node-id", help="of the node; as a rule this one")
     parser.add_argument("--metadata", default=METADATA, metavar="URL", help="of the metadata service, for trials")

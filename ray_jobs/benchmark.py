@@ -1,6 +1,8 @@
 """What things cost on this machine.
 
-python -m ray_jobs.benchmark tokenizer --size demo --batch 8,16 --repeats 7
+    python -m ray_jobs.benchmark tokenizer --size demo --batch 8,16 --repeats 7
+
+Each has a --help of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 
 from ray_jobs import launch
 from ray_jobs.benchmarks import faults, ingest, serve, tokenizer, training
+from ray_jobs.command_line import Parser, without_markup
 
 BENCHMARKS = {
     "tokenizer": (
@@ -35,11 +38,12 @@ BENCHMARKS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m ray_jobs.benchmark", description=__doc__, formatter_class=raw)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = Parser("ray_jobs.benchmark", __doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=argparse.ArgumentParser)
     for name, (what, module, run) in BENCHMARKS.items():
-        benchmark = commands.add_parser(name, help=what, description=module.__doc__, formatter_class=raw)
+        benchmark = commands.add_parser(
+            name, help=what, description=without_markup(module.__doc__), formatter_class=parser.formatter_class
+        )
         module.add_arguments(benchmark)
         benchmark.set_defaults(run=run)
     arguments = parser.parse_args(argv)

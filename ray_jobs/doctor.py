@@ -26,6 +26,7 @@ try:
     from ray_jobs.checking.findings import Check, Finding, as_json, is_well, run, show
     from ray_jobs.checking.nodes import Nodes
     from ray_jobs.checking.places import Place, is_made_by_the_run, places
+    from ray_jobs.command_line import Parser, overrides_of
     from setok.config import Job, TrainConfig, load_any_config
     from setok.errors import ConfigError
 except ModuleNotFoundError as error:
@@ -138,10 +139,8 @@ def diagnose(config: Job | None, *, on_cluster: bool) -> list[Check]:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    launch.add_config_arguments(parser, required=False)
+    parser = Parser("ray_jobs.doctor", __doc__)
+    parser.add_config(required=False)
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="of a cluster's head, as ray start takes it; else RAY_ADDRESS"
     )
@@ -154,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     config = None
     if arguments.config is not None:
-        config = load_any_config(arguments.config, launch.overrides_of(arguments))
+        config = load_any_config(arguments.config, overrides_of(arguments))
     if arguments.address:
         if arguments.address.startswith("http"):
             raise ConfigError(

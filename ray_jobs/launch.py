@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import functools
 import logging
@@ -19,7 +20,9 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from ray_jobs import reaching
-from setok.config import Job, dump_config, list_presets, load_config
+from ray_jobs.command_line import Parser, overrides_of
+from ray_jobs.interrupts import EXIT_INTERRUPTED, led_to, note_told
+from setok.config import Job, dump_config, load_config
 from setok.errors import ConfigError, SetokError, TrainingError
 
 J = TypeVar("J", bound=Job)
@@ -27,7 +30,6 @@ J = TypeVar("J", bound=Job)
 EXIT_ERROR = 2
 EXIT_STOPPED = 75
 """A run was asked to stop, and has saved: ``EX_TEMPFAIL`` of sysexits.h, "try again later"."""
-EXIT_INTERRUPTED = 130
 GIBIBYTE = 2**30
 RAYS_OWN_NOISE = (
     r"Actor with class name: 'PreemptionWatcher'"
@@ -114,11 +116,9 @@ def parse(
         ConfigError: the config does not exist or is wrong.
         SystemExit: after ``--help``, ``--print-config``, ``--dry-run``, an action, and for unknown arguments.
     """
-    command = f"python -m ray_jobs.{kind.model_fields['job'].default}"
-    parser = argparse.ArgumentParser(
-        prog=command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_config_arguments(parser, required=preset is None)
+    job = str(kind.model_fields["job"].default)
+    parser = Parser(f"ray_jobs.{job}", description)
+    parser.add_config(job=job, required=preset is None)
     parser.add_argument("--print-config", action="store_true", help="print the complete config as YAML and stop")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything that can be checked, show it, and stop"
@@ -173,29 +173,6 @@ def _check_given(shortcuts: Sequence[Shortcut], overrides: Sequence[str]) -> Non
         )
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Give a command ``--config`` and ``--set``; ``overrides_of`` is what the latter holds."""
-    parser.add_argument(
-        "--config",
-        required=required,
-        metavar="NAME|FILE",
-        help=f"a preset or a YAML file; presets: {', '.join(list_presets())}",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting, for example --set train.steps=1000 name=short; may be repeated",
-    )
-
-
-def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """All that ``--set`` was given, in order."""
-    return [override for group in arguments.set for override in group]
-
-
 def run(main: Callable[[], Any]) -> NoReturn:
     """Call ``main`` as a command: set up logging, tell a failure plainly, and exit.
 
@@ -205,7 +182,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
     """
     setup_logging()
     try:
-        main()
+        _call(main)
     except SetokError as error:
         show_error(error)
         raise SystemExit(EXIT_ERROR) from None
@@ -223,8 +200,24 @@ def run(main: Callable[[], Any]) -> NoReturn:
         raise SystemExit(EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_STOPPED) from None
     except KeyboardInterrupt:
         error_console().print("Interrupted. The same command goes on from what is finished.", style="yellow")
+        note_told()
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(0)
+
+
+def _call(main: Callable[[], Any]) -> None:
+    """Call it, and let Ctrl-C be ``KeyboardInterrupt``, whatever libraries make of it on the way."""
+    try:
+        main()
+    except (Stopped, SystemExit):
+        raise
+    except BaseException as error:
+        if led_to(error):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        # Ray ends at the exit, too; the last to be registered is called before, so that Ctrl-C there ends it without a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 def show_error(error: SetokError) -> None:

@@ -1,5 +1,8 @@
 """From nothing to a report: generate scenes (if wanted), ingest, train, evaluate, and show.
 
+    python -m ray_jobs.pipeline --config demo
+    python -m ray_jobs.pipeline --config photos --set ingest.0.sources.0.path=/my/pictures name=mine
+
 Every step leaves its result in the run's folder and is skipped when that result is already there, so a pipeline that was
 stopped goes on where it was when it is started again.
 """

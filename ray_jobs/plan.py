@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray_jobs import launch
+from ray_jobs.command_line import Parser, overrides_of
 from ray_jobs.launch import console
 from setok.config import (
     EvaluateConfig,
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with 2, if a part of the job does not fit.
     """
     given = _arguments(argv)
-    config = load_any_config(given.config, launch.overrides_of(given))
+    config = load_any_config(given.config, overrides_of(given))
     jobs = _parts(config)
 
     from ray_jobs.planning.cluster import running_cluster  # with torch, which a wrong config need not wait for
@@ -108,10 +109,8 @@ def _parts(config: Job) -> list[TrainConfig | ServeConfig | EvaluateConfig]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    launch.add_config_arguments(parser)
+    parser = Parser("ray_jobs.plan", __doc__)
+    parser.add_config()
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--nodes",

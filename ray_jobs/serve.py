@@ -1,6 +1,10 @@
 """A trained model behind HTTP, with the API that OpenAI's clients speak, and a page to try it.
 
-python -m ray_jobs.serve --config serve --set checkpoint=runs/demo/instruct
+    python -m ray_jobs.serve --config serve --set checkpoint=runs/demo/instruct
+    python -m ray_jobs.serve --config serve --set checkpoint=runs/demo/instruct replicas.min=0 replicas.max=0   # without Ray
+    python -m ray_jobs.serve --new-key ann                                              # a key, for clients on other machines
+
+It serves until SIGTERM or Ctrl-C, and then brings the replies under way to their ends.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from ray_jobs import launch
+from ray_jobs.command_line import Parser, overrides_of
 from ray_jobs.submitting import cluster
 from ray_jobs.submitting.package import Package, collect, write_zip
 from ray_jobs.submitting.paths import check_paths, with_paths_of_here
@@ -37,10 +38,8 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     if "--" in own:
         cut = own.index("--")
         own, further = own[:cut], own[cut + 1 :]
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.submit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    launch.add_config_arguments(parser)
+    parser = Parser("ray_jobs.submit", __doc__)
+    parser.add_config()
     parser.add_argument(
         "--job", choices=NOT_FROM_A_CONFIG, help="run this with the config, instead of the job that the config names"
     )
@@ -77,7 +76,7 @@ def request_of(arguments: argparse.Namespace, *, here: Path) -> Request:
     Raises:
         ConfigError: the config is wrong, or names paths that another machine does not have.
     """
-    config = load_any_config(arguments.config, launch.overrides_of(arguments))
+    config = load_any_config(arguments.config, overrides_of(arguments))
     if cluster.is_here(arguments.address):
         config = with_paths_of_here(config, here)
     else:

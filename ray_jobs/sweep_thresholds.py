@@ -1,5 +1,7 @@
 """What a trained tokenizer makes of a set under hundreds of clustering thresholds, from one pass and without training.
 
+    python -m ray_jobs.sweep_thresholds --config sweep_thresholds --set checkpoint=runs/tokenizer data=data/test
+
 Writes into the run's folder::
 
     thresholds.parquet   a row for every value: tokens, mIoU, ARI, PSNR, … as python -m ray_jobs.evaluate measures them

@@ -1,5 +1,8 @@
 """Many training runs that differ in a few settings: which is best, and what each setting is worth.
 
+    python -m ray_jobs.tune --config sweep_scenes --dry-run     # the trials that there would be
+    python -m ray_jobs.tune --config mine.yaml                  # README.md, Sweeps, says what stands in it
+
 Every trial is a training run of its own. A sweep that was killed goes on when the same command is given again: finished trials
 stay as they are, and those under way go on from their newest checkpoints.
 """

@@ -56,12 +56,17 @@ class OverloadedError(SetokError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """A sentence naming the closest choices to ``name``, or all of them where none is close."""
+    """A sentence naming the closest choices to ``name`` in whatever case, or all of them where none is close."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
-    if close:
+    if close := close_to(name, choices):
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"choose one of: {', '.join(choices)}"
+
+
+def close_to(name: str, choices: Iterable[str]) -> list[str]:
+    """The closest choices to ``name`` in whatever case, at most three."""
+    spelt = {choice.lower(): choice for choice in choices}
+    return [spelt[found] for found in difflib.get_close_matches(name.lower(), spelt, n=3, cutoff=0.6)]
 
 
 def how_to_get(path: str, wanted: str, *, setting: str, hub_id: str | None = None) -> str:

@@ -48,10 +48,17 @@ NUM_PICTURES = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("--kills", type=int, default=50, help="random kills of the long run; 0 leaves it out")
+    parser.add_argument(
+        "--kills", type=int, default=50, help="random kills of the long run; 0 leaves it out (default 50)"
+    )
     parser.add_argument("--only", default="", help="faults whose name contains this; `none` for the kills alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the random kills")
-    parser.add_argument("--output", type=Path, default=Path("runs/faults"), help="folder of the runs; it is emptied")
+    parser.add_argument("--seed", type=int, default=0, help="of the random kills (default 0)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/faults"),
+        help="folder of the runs; it is emptied (default runs/faults)",
+    )
 
 
 def faults(arguments: argparse.Namespace) -> None:

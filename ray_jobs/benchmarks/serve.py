@@ -1,5 +1,8 @@
 """The server under load, beside a bare Predictor on the same machine.
 
+    python -m ray_jobs.benchmark serve --checkpoint my-setokim --concurrency 64 --requests 256
+    python -m ray_jobs.benchmark serve --checkpoint my-setokim --address http://127.0.0.1:8000   # a server that runs already
+
 Three things are measured with the same questions, pictures and seeds. The bare predictor answers all of them in batches. Then so
 many clients at once each send the next question as soon as they have an answer (a closed loop): the server's throughput, as a
 share of the predictor's. The two take turns, since a machine is not always as fast, and the share is the median over the rounds.
@@ -8,9 +11,6 @@ counted from when a question was due, so that a server that is slow is not asked
 
 Where there are fewer cores than client, server and model keep busy, throughput is their computing time together. So that of each
 is told too, for every answer, and what server and model would reach without the client, if they had to share one core.
-
-python -m ray_jobs.benchmark serve --checkpoint my-setokim --concurrency 64 --requests 256
-python -m ray_jobs.benchmark serve --checkpoint my-setokim --address http://127.0.0.1:8000   # a server that runs already
 """
 
 from __future__ import annotations
@@ -211,14 +211,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", default=["replicas.min=0", "replicas.max=0"], metavar="KEY=VALUE",
         help="settings of the server that is started; by default it serves without Ray",
     )  # fmt: skip
-    parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3, help="of the predictor and the server in turn")
-    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--concurrency", type=int, default=64, help="clients of the closed loop (default 64)")
+    parser.add_argument("--requests", type=int, default=256, help="questions of a round (default 256)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the predictor and the server in turn (default 3)")
+    parser.add_argument("--max-tokens", type=int, default=32, help="words of an answer (default 32)")
     parser.add_argument(
         "--rates", help="questions a second of the open loop, such as 5,20; by default shares of the throughput"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the predictor, and of the server's model")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the predictor, and of the server's model (default 1)"
+    )
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
 
 

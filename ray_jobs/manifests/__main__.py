@@ -1,18 +1,20 @@
 """Checks files that describe clusters, without starting anything.
 
-python -m ray_jobs.manifests cluster
-python -m ray_jobs.manifests --ready my-cluster.yaml
+    python -m ray_jobs.manifests cluster
+    python -m ray_jobs.manifests --ready my-cluster.yaml
+
+Every problem is told with its place and its remedy; the exit code is 2 where there is one.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
 
 from ray_jobs import launch
+from ray_jobs.command_line import Parser
 from ray_jobs.manifests.checking import Report, check_files
 from setok.errors import ConfigError
 
@@ -23,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: something is wrong with a file; all that is was printed before.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.manifests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("ray_jobs.manifests", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="files, or folders such as cluster")
     parser.add_argument(
         "--crds", type=Path, metavar="FOLDER", help="with KubeRay's CRDs, for the schema of its objects"

@@ -36,6 +36,7 @@ from ray_jobs.manifests.together import Placed
 from setok.errors import ConfigError, did_you_mean
 
 _YAML = (".yaml", ".yml")
+_IMAGE = Path("cluster/Dockerfile")
 UNFILLED = "change-me"
 """What stands in shipped files where every user has something else."""
 _API_VERSIONS = {
@@ -88,10 +89,12 @@ def check_files(paths: Sequence[Path], *, root: Path, crds: Path | None = None) 
             problems += _in(file, check_document(document, root=root, crds=crds))
         problems += _in(file, _whole_file(file, root))
     problems += check_together(placed, "\n".join(_prose(file) for file in files), root=root)
+    images = [file for file in files if _is_dockerfile(file)] or [file for file in (root / _IMAGE,) if file.is_file()]
+    problems += _applied(dockerfile.pod_problems(placed, images))
     return Report(
         files=tuple(files),
         problems=tuple(dict.fromkeys(problems)),
-        not_checked=tuple(dict.fromkeys(what for _, document in placed for what in _not_checked(document, crds))),
+        not_checked=tuple(dict.fromkeys(_not_checked(placed, files, root=root, crds=crds))),
         unfilled=tuple(replace(place, file=file) for file, document in placed for place in _unfilled(document.tree)),
     )
 
@@ -122,7 +125,11 @@ def find_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_checked(file: Path) -> bool:
-    return file.is_file() and (file.suffix in (*_YAML, ".md", ".service") or file.name.startswith("Dockerfile"))
+    return file.is_file() and (file.suffix in (*_YAML, ".md", ".service") or _is_dockerfile(file))
+
+
+def _is_dockerfile(file: Path) -> bool:
+    return file.name.startswith("Dockerfile")
 
 
 def check_document(document: Document, *, root: Path, crds: Path | None) -> Iterator[Problem]:
@@ -198,7 +205,7 @@ def _whole_file(file: Path, root: Path) -> Iterator[Problem]:
     yield from commands.problems(commands.in_lines(_prose(file)), root=root)
     if file.suffix == ".service":
         yield from watcher.service_problems(file.read_text("utf-8"), root=root)
-    if file.name.startswith("Dockerfile"):
+    if _is_dockerfile(file):
         yield from dockerfile.problems(file, root=root)
 
 
@@ -218,10 +225,13 @@ def _unfilled(tree: Any) -> Iterator[Problem]:
             yield Problem(path, f"{found[0]!r} is still to be filled in", "see cluster/README.md")
 
 
-def _not_checked(document: Document, crds: Path | None) -> Iterator[str]:
-    if document.kind == "kubernetes" and crds is None:
-        yield "Kubernetes objects against their schema: give --crds (cluster/README.md says where KubeRay has them)"
-    if document.kind == "kubernetes" and document.kubernetes_kind not in _API_VERSIONS:
-        yield f"{join(document.kubernetes_kind)}: a kind that is not known here"
-    if document.kind == "launcher":
-        yield from clouds.not_checked(document.tree)
+def _not_checked(placed: Sequence[Placed], files: Sequence[Path], *, root: Path, crds: Path | None) -> Iterator[str]:
+    if any(_is_dockerfile(file) for file in files) and not (root / dockerfile.PINS).is_file():
+        yield f"versions in Dockerfiles: there is no {dockerfile.PINS} here; start in the root of the repository"
+    for _, document in placed:
+        if document.kind == "kubernetes" and crds is None:
+            yield "Kubernetes objects against their schema: give --crds (cluster/README.md says where KubeRay has them)"
+        if document.kind == "kubernetes" and document.kubernetes_kind not in _API_VERSIONS:
+            yield f"{join(document.kubernetes_kind)}: a kind that is not known here"
+        if document.kind == "launcher":
+            yield from clouds.not_checked(document.tree)

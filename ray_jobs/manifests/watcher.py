@@ -21,7 +21,10 @@ from ray_jobs.manifests.problems import Problem, join
 from setok.errors import did_you_mean
 
 SCRIPT = Path("cluster/spot_watcher.py")
+_PYTHON = r"(?:\S*/)?python3?(?:\.\d+)?"
 _SECTIONS = ("Unit", "Service", "Install")
+_PYTHONS_FLAGS, _WITH_VALUE = frozenset("bBdEiIOPqRsStuvx"), frozenset("WX")
+"""Letters that leave Python to run the script, as ``python3 --help`` has them; the others run something else, or nothing."""
 IN_IMAGE = f"/opt/setok/{SCRIPT}"
 """Where cluster/Dockerfile puts it."""
 
@@ -35,6 +38,7 @@ def problems(tree: dict[str, Any], *, root: Path) -> Iterator[Problem]:
         if SCRIPT.name not in str(command):
             continue
         started, at = True, join("worker_start_ray_commands", number)
+        yield from _interpreter_problems(str(command), at)
         script, flags = _call(str(command))
         if script != IN_IMAGE:
             yield Problem(at, f"the image has no {script}", IN_IMAGE)
@@ -77,6 +81,7 @@ def service_problems(text: str, *, root: Path) -> Iterator[Problem]:
         if SCRIPT.name not in command:
             yield Problem(at, f"{command!r} does not start {SCRIPT.name}", f"ExecStart=/usr/bin/python3 {IN_IMAGE} …")
             continue
+        yield from _interpreter_problems(command, at)
         _, flags = _call(command)
         given = yield from _parsed(flags, at, root)
         if given is not None and not given.ray.startswith("/"):
@@ -87,12 +92,33 @@ def service_problems(text: str, *, root: Path) -> Iterator[Problem]:
 
 def _call(command: str) -> tuple[str, list[str]]:
     """The script as it is called, and what it is given."""
+    words, at = _words(command)
+    return words[at], words[at + 1 :]
+
+
+def _words(command: str) -> tuple[list[str], int]:
+    """The words of a command up to its end, and where the script is among them."""
     try:
         words = until_end(shlex.split(command))
     except ValueError:  # quotes that do not balance, in a part that the shell takes otherwise
         words = command.split()
-    at = next(number for number, word in enumerate(words) if word.endswith(SCRIPT.name))
-    return words[at], words[at + 1 :]
+    return words, next(number for number, word in enumerate(words) if word.endswith(SCRIPT.name))
+
+
+def _interpreter_problems(command: str, at: str) -> Iterator[Problem]:
+    """What stands between the interpreter and the script."""
+    words, place = _words(command)
+    pythons = [number for number, word in enumerate(words[:place]) if re.fullmatch(_PYTHON, word)]
+    if not pythons:  # it starts by itself, or by what is known elsewhere
+        return
+    options = iter(words[pythons[-1] + 1 : place])
+    for option in options:
+        wrong = next((letter for letter in option[1:] if letter not in _PYTHONS_FLAGS), "")
+        if option.startswith("-") and wrong and wrong in _WITH_VALUE:
+            if option.endswith(wrong):
+                next(options, None)
+        elif wrong or not re.match("-.", option):
+            yield Problem(at, f"{words[pythons[-1]]} {option} does not run {SCRIPT.name}", f"leave {option} out")
 
 
 def _parsed(flags: list[str], at: str, root: Path) -> Generator[Problem, None, argparse.Namespace | None]:

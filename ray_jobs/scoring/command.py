@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.evaluate score",
-        description="Score a file of predictions in its benchmark's official format.",
+        description="Score a file of predictions in its benchmark's official format, for example:"
+        " score --task pope --predictions answers.jsonl --annotations coco_pope_random.json",
         epilog=f"tasks: {', '.join(SCORED)}; --list shows their formats",
     )
     parser.add_argument("--task", help="the benchmark")

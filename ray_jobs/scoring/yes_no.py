@@ -11,7 +11,8 @@ from ray_jobs.scoring.files import Complaints, Given, annotated, by_id, compare_
 from ray_jobs.scoring.reading import read_text
 from ray_jobs.scoring.samples import Sample, Written, number, places, write_json_lines
 from setok.data.schema import IMAGE_SLOT
-from setok.metrics.mme import QUESTIONS_PER_PICTURE, MmeScores
+from setok.errors import did_you_mean
+from setok.metrics.mme import QUESTIONS_PER_PICTURE, SUBTASKS, MmeScores
 from setok.metrics.pope import PopeScores
 
 Figures = dict[str, Any]
@@ -73,6 +74,8 @@ def _mme_folder(folder: Path, given: Given, columns: int) -> dict[str, tuple[str
         complaints.settle()
     found: dict[str, tuple[str, str, str, str, str]] = {}
     for file in files:
+        if file.stem not in SUBTASKS:
+            complaints.add(f"MME has no subtask {file.stem!r}: {did_you_mean(file.stem, SUBTASKS)}", [file.name])
         for place, line in enumerate(read_text(file).splitlines(), 1):
             if not line.strip():
                 continue

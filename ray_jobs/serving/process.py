@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 
 from ray_jobs import launch
+from setok.children import deaf_to_interrupts
 from setok.config import ServeConfig
 from setok.errors import OverloadedError, SetokError
 from setok.serving.delivery import events_of
@@ -46,7 +47,8 @@ class ModelProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve_model, args=(theirs, config), name="model")
-        self._process.start()
+        with deaf_to_interrupts():
+            self._process.start()
         theirs.close()
         self._delivers: dict[int, Callable[[Event], object]] = {}
         self._next, self._lock = 0, threading.Lock()
@@ -205,11 +207,9 @@ def _receive_from(connection: Connection) -> Any:
 
 def _serve_model(connection: Connection, config: ServeConfig) -> None:
     """What the process does: load, say that it is ready, and answer until it is told to stop or nobody asks any more."""
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # a terminal or a service manager tells all processes; ours waits for its parent
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # a service manager tells all processes; this one waits for its parent
     keep_freed_memory()
     launch.setup_logging()
     torch.set_num_threads(config.replicas.threads)

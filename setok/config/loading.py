@@ -17,7 +17,7 @@ from setok.config.job import Job
 from setok.config.jobs import IngestConfig, PipelineConfig, ServeConfig, TrainConfig
 from setok.config.thresholds import ThresholdsConfig
 from setok.config.tune import TuneConfig
-from setok.errors import ConfigError, did_you_mean
+from setok.errors import ConfigError, close_to, did_you_mean
 
 J = TypeVar("J", bound=Job)
 
@@ -36,10 +36,16 @@ _CLOSE = 0.6
 """Names that are less alike are no misspellings of each other."""
 
 
-def list_presets() -> list[str]:
-    """Names of the presets that ship with the package."""
+def list_presets(job: str | None = None) -> list[str]:
+    """Names of the presets that ship with the package: those of a job, or all."""
     folder = resources.files("setok") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return names if job is None else [name for name in names if _job_of(name) == job]
+
+
+def _job_of(preset: str) -> str:
+    tree = _read(preset)
+    return str(tree["job"]) if "job" in tree else _job_of(str(tree["extends"]))
 
 
 def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) -> J:
@@ -53,7 +59,7 @@ def load_config(kind: type[J], name: str | Path, overrides: Sequence[str] = ()) 
     Raises:
         ConfigError: unknown preset or key, wrong type or value, or settings that contradict each other.
     """
-    tree = _resolve(_read(name), trail=(str(name),))
+    tree = _resolve(_read(name, kind), trail=(str(name),))
     for override in overrides:
         _apply(tree, override)
     return build(kind, _fill_in_run(tree, str(kind.model_fields["output_dir"].default)))
@@ -95,13 +101,16 @@ def dump_config(config: Job) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read(name: str | Path) -> dict[Any, Any]:
+def _read(name: str | Path, kind: type[Job] | None = None) -> dict[Any, Any]:
+    """A preset's or a file's tree; where there is neither, presets of a job of this kind are named, or one that is meant."""
     presets = list_presets()
     if str(name) in presets:
         data = (resources.files("setok") / "presets" / f"{name}.yaml").read_bytes()
     elif Path(name).is_file():
         data = Path(name).read_bytes()
     else:
+        if kind is not None and not close_to(str(name), presets):
+            presets = list_presets(str(kind.model_fields["job"].default))
         raise ConfigError(f"no preset and no file is called {str(name)!r}", did_you_mean(str(name), presets))
     try:
         tree = yaml.safe_load(data.decode("utf-8"))

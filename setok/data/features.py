@@ -5,7 +5,8 @@
                                     the CRC-32 of all before
 
 Any number of processes on any number of nodes fill a folder together without speaking to each other: each computes a file
-that is not there yet, and every file comes in one move. Whoever is killed leaves the others' files.
+that is not there yet, and every file comes in one move. Whoever is killed leaves the others' files. Nobody claims a file, so that
+nobody waits for one that was killed: two may compute the same file, the only one of a small set or the last of a large one.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from setok.errors import DataError
+from setok.errors import DataError, did_you_mean
 from setok.metrics.samples import percent
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+SUBTASKS = (*PERCEPTION, *COGNITION)
 QUESTIONS_PER_PICTURE = 2
 
 
@@ -33,8 +34,10 @@ class MmeScores:
         """Add an answer; ``truth`` is ``Yes`` or ``No`` in any case.
 
         Raises:
-            DataError: the question was asked about this picture before.
+            DataError: MME has no such subtask, or the question was asked about this picture before.
         """
+        if subtask not in SUBTASKS:
+            raise DataError(f"MME has no subtask {subtask!r}", did_you_mean(subtask, SUBTASKS))
         known = self._answers[subtask][picture]
         if question in known:
             raise DataError(f"{subtask}: {picture!r} is asked {question!r} twice", "keep one line for each question")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,14 +68,15 @@ class PanopticScores:
                 f"picture {picture!r}: a map of {segments.shape} pixels for one of {true_segments.shape}",
                 "give maps in the size of the annotation",
             )
-        for name, ids, listed in (("predicted", segments, categories), ("true", true_segments, true_categories)):
-            unlike = (set(np.unique(ids).tolist()) - {NOTHING}) ^ set(listed)
-            if unlike:
+        shared = _shared(segments, true_segments)
+        met_true, met = {true for true, _ in shared}, {said for _, said in shared}
+        for name, ids, listed in (("predicted", met, categories), ("true", met_true, true_categories)):
+            if unlike := unlisted(ids, listed):
                 raise DataError(
                     f"picture {picture!r}: {name} segment {min(unlike)} is not both in the map and in the list",
                     "list exactly the segments that the map has",
                 )
-        self._pictures[picture] = _match(segments, categories, true_segments, true_categories, crowds)
+        self._pictures[picture] = _match(shared, categories, true_categories, crowds)
 
     def merge(self, other: PanopticScores) -> PanopticScores:
         """Add another accumulator's pictures to this one, and return it."""
@@ -105,16 +106,24 @@ class PanopticScores:
         }
 
 
+def unlisted(segments: Iterable[int], listed: Iterable[int]) -> set[int]:
+    """Segments that are in a map, or in the list of its segments, and not in the other."""
+    return (set(segments) - {NOTHING}) ^ set(listed)
+
+
+def _shared(segments: np.ndarray, true_segments: np.ndarray) -> dict[tuple[int, int], int]:
+    """How many pixels a true and a predicted segment share, for all that share some."""
+    pairs, pixels = np.unique(np.stack([true_segments.ravel(), segments.ravel()]), axis=1, return_counts=True)
+    return {(int(true), int(said)): int(count) for (true, said), count in zip(pairs.T, pixels, strict=True)}
+
+
 def _match(
-    segments: np.ndarray,
+    shared: Mapping[tuple[int, int], int],
     categories: Mapping[int, int],
-    true_segments: np.ndarray,
     true_categories: Mapping[int, int],
     crowds: Collection[int],
 ) -> dict[int, _Counts]:
     """Matches, false and missed segments of a picture by category."""
-    pairs, pixels = np.unique(np.stack([true_segments.ravel(), segments.ravel()]), axis=1, return_counts=True)
-    shared = {(int(true), int(said)): int(count) for (true, said), count in zip(pairs.T, pixels, strict=True)}
     area: defaultdict[int, int] = defaultdict(int)
     true_area: defaultdict[int, int] = defaultdict(int)
     for (true, said), count in shared.items():

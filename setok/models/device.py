@@ -15,6 +15,11 @@ def device_kind(tensor: Tensor) -> str:
     return _pretended or tensor.device.type
 
 
+def is_pretended() -> bool:
+    """Whether computations are only gone through: tensors have no values then that could decide anything."""
+    return _pretended is not None
+
+
 @contextmanager
 def pretend_device(kind: str) -> Iterator[None]:
     """Arrange computations as on another kind of device; for tensors without values (``setok.planning``)."""

@@ -159,9 +159,13 @@ def _check(weights: Mapping[str, Tensor], what: str, remedy: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The converter's command line."""
-    parser = argparse.ArgumentParser(prog="python -m setok.models.perceptual", description=convert.__doc__)
-    for name in ("backbone", "heads", "out"):
-        parser.add_argument(name, type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m setok.models.perceptual",
+        description="Write the weights of LPIPS as one safetensors file, from the official state dicts.",
+    )
+    parser.add_argument("backbone", type=Path, help="torchvision's VGG16, such as vgg16-397923af.pth")
+    parser.add_argument("heads", type=Path, help="LPIPS's linear layers: vgg.pth of version 0.1")
+    parser.add_argument("out", type=Path, help="the file to write")
     given = parser.parse_args(arguments)
     convert(given.backbone, given.heads, given.out)
 

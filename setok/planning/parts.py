@@ -15,14 +15,12 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setok.config import ConceptConfig, TrainConfig
-from setok.models import language_model_loading
 from setok.models.discriminator import Discriminator
 from setok.models.perceptual import Perceptual, weight_shapes
 from setok.models.text_tokens import add_special_tokens, load_text_tokenizer, quiet_transformers
@@ -155,25 +153,25 @@ def _setokim_task(config: TrainConfig, depth: int | None) -> nn.Module:
         update={"setokim": setokim, "model": config.model.model_copy(update={"encoder": encoder})}
     )
     text = config.setokim.text_tokenizer
-    shallow = _cut(changes["path"], depth) if "path" in changes and depth is not None else contextlib.nullcontext()
     tokenizer = load_text_tokenizer(text) if text and Path(text).is_dir() else _stand_in(changes.get("path"))
-    flash = _flash() if model.attention == "flash_attention_2" else contextlib.nullcontext()
-    with flash, shallow:
-        return SetokimTask(planned, pretrained=False, text_tokenizer=tokenizer).train()
+    task = SetokimTask(planned, pretrained=False, text_tokenizer=tokenizer).train()
+    base = task.setokim.language_model.base
+    if model.path is not None and depth is not None:
+        _shorten(base, depth)
+    if model.attention == "flash_attention_2":
+        _attend_like_flash(base)
+    return task
 
 
-@contextlib.contextmanager
-def _cut(path: str, depth: int) -> Iterator[None]:
-    """Language models at ``path`` have only so many layers in the block."""
-    from transformers import AutoConfig
-
-    whole = AutoConfig.from_pretrained
-    described = whole(path)
-    described.num_hidden_layers = depth
-    if getattr(described, "layer_types", None):
-        described.layer_types = described.layer_types[:depth]
-    with patch.object(AutoConfig, "from_pretrained", lambda asked: described if asked == path else whole(asked)):
-        yield
+def _shorten(base: Any, depth: int) -> None:
+    """Leave a language model of transformers the first of its blocks, which are all alike."""
+    config = base.config
+    lists = (part for part in base.get_decoder().modules() if isinstance(part, nn.ModuleList))
+    blocks = next(part for part in lists if len(part) == config.num_hidden_layers)
+    del blocks[depth:]
+    config.num_hidden_layers = depth  # a cache has as many layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:depth]
 
 
 def _stand_in(path: str | None) -> Any:
@@ -202,16 +200,14 @@ def quantized_bytes(module: nn.Module, config: TrainConfig) -> int:
     return int((2 - QUANTIZED[quantization]) * kept)
 
 
-@contextlib.contextmanager
-def _flash() -> Iterator[None]:
-    """Language models that are built in the block attend without a mask, as flash attention does."""
+def _attend_like_flash(base: Any) -> None:
+    """Let a language model of transformers attend without a mask, as flash attention does."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(_FLASH, _attend_without_mask)
     AttentionMaskInterface.register(_FLASH, sdpa_mask)
-    with patch.object(language_model_loading, "_attention", lambda config: _FLASH):
-        yield
+    base.set_attn_implementation(_FLASH)
 
 
 def _attend_without_mask(

@@ -12,10 +12,11 @@ from setok import checkpoint
 from setok.config import DataConfig, EvaluateConfig, ServeConfig, TrainConfig
 from setok.models import pretrained as tokenizer_files
 from setok.models import setokim_files
+from setok.models.device import pretend_device
 from setok.planning.hardware import GIB, Cluster, Hardware
 from setok.planning.parts import build_modules, layers_of
 from setok.planning.pretend import Pretend, size_of
-from setok.planning.trace import arranged_for, without_values
+from setok.planning.trace import without_values
 from setok.stages.setokim import SetokimTask
 
 PLACES = 64
@@ -117,7 +118,7 @@ def _reading(config: TrainConfig, module: nn.Module, pretend: Pretend, images: i
     tokenizer = module.setokim.tokenizer if isinstance(module, SetokimTask) else module.get_submodule("tokenizer")
     side = config.model.image_size
     module.eval()
-    with arranged_for("cuda" if config.scaling.use_gpu else "cpu"), torch.no_grad(), pretend:
+    with pretend_device("cuda" if config.scaling.use_gpu else "cpu"), torch.no_grad(), pretend:
         pixels = without_values(torch.Size((images, 3, side, side)), torch.uint8)
         pretend.restart()
         tokenizer.get_submodule("encoder")(pixels)

@@ -7,19 +7,15 @@ logits' chunks.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from setok.config import OptimConfig, TrainConfig
-from setok.models import merger
 from setok.models.device import pretend_device
-from setok.models.packing import Packing, pack
 from setok.models.setokim_targets import EncodedImages
 from setok.optim import build_optimizer
 from setok.planning.batches import Samples, image_batch, sequence_batch
@@ -125,7 +121,7 @@ def _trace(config: TrainConfig, samples: Samples, batch: Any, depth: int | None)
     modules = build_modules(config, pretend, depth=depth)
     for module in modules.values():
         pretend.watch(module)
-    with arranged_for("cuda" if config.scaling.use_gpu else "cpu"), pretend:
+    with pretend_device("cuda" if config.scaling.use_gpu else "cpu"), pretend:
         if config.stage == "tokenizer":
             return _tokenizer_step(config, samples, modules, pretend, batch)
         return _setokim_step(config, samples, modules, pretend, batch)
@@ -135,19 +131,6 @@ def _plannable(config: TrainConfig) -> TrainConfig:
     """Without what asks for the features' values: regions cost next to nothing."""
     clustering = config.model.clustering.model_copy(update={"split_regions": 0})
     return config.model_copy(update={"model": config.model.model_copy(update={"clustering": clustering})})
-
-
-@contextlib.contextmanager
-def arranged_for(kind: str) -> Iterator[None]:
-    """Compute as on that device. On a CPU clusters are sorted by length, which needs values: all are taken as equally long."""
-
-    def evenly(assignment: Tensor, num_clusters: int) -> Packing:
-        patches = assignment.shape[1]
-        even = torch.arange(patches) * num_clusters // patches
-        return pack(even.expand(assignment.shape) if kind == "cpu" else assignment, num_clusters)
-
-    with pretend_device(kind), patch.object(merger, "pack", evenly):
-        yield
 
 
 def _tokenizer_step(

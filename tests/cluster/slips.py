@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
-def expect(problems: list[Any], file: str, path: str, what: str, remedy: str) -> None:
+def expect(problems: Sequence[Any], file: str, path: str, what: str, remedy: str) -> None:
     """One of the problems names file, place and remedy."""
     told = "\n".join(map(str, problems))
     assert problems, "nothing was found"

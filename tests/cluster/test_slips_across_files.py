@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_jobs.manifests import check_files
 from ray_jobs.manifests.selecting import _selects
 from tests.cluster.conftest import Mistyped
 from tests.cluster.slips import expect
@@ -63,6 +66,22 @@ def test_a_folder_without_a_slip(mistyped_folder: Mistyped) -> None:
         "              - secretRef: {name: setok-secrets"
     )
     assert not mistyped_folder("raycluster.yaml", "- secretRef: {name: setok-secrets", use)
+
+
+def test_pods_run_as_the_user_of_the_image(repo_root: Path, tmp_path: Path, mistyped: Mistyped) -> None:
+    """Of the Dockerfile beside them, where there is one, else of ours."""
+    found = mistyped(
+        "kuberay/rayjob-ingest.yaml", "runAsUser: 1000, runAsGroup: 1000", "runAsUser: 1001, runAsGroup: 100"
+    )
+    for key, wrong in (("runAsUser", 1001), ("runAsGroup", 100)):
+        expect(found, "rayjob-ingest.yaml", key, f"pods run as {wrong}, and folders of the image", f"{key}: 1000")
+    image = tmp_path / "Dockerfile"
+    image.write_text((repo_root / "cluster" / "Dockerfile").read_text().replace("1000", "1001"))
+    found = list(check_files([tmp_path], root=repo_root).problems)
+    expect(found, "rayjob-ingest.yaml", "runAsGroup", f"({image}) belong to 1001", "runAsGroup: 1001")
+    assert not [problem for problem in found if problem.path.endswith("runAsUser")]
+    image.write_text(image.read_text().replace("USER 1001:1001", "USER ray"))
+    assert not [problem for problem in check_files([tmp_path], root=repo_root).problems if "runAs" in problem.path]
 
 
 LABELS = {"cluster": "setok", "node-type": "head", "made-later": None}

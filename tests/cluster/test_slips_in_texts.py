@@ -17,6 +17,9 @@ from tests.cluster.slips import expect
         ("FROM python:3.11.14-slim", "FROM python:latest", "may be another image tomorrow", "full version"),
         ("FROM python:3.11.14-slim", "FROM python:3.13.2-slim", "Python is 3.13 here and 3.11", "FROM python:3.11"),
         ("USER 1000:1000", "USER root", "run as root", "1000:1000"),
+        ("useradd --uid 1000", "useradd --uid 1001", "the user 1001 is made, and USER is 1000", "make the user 1000"),
+        ("groupadd --gid 1000", "groupadd -g 100", "the group 100 is made, and USER is 1000", "make the group 1000"),
+        ("USER 1000:1000", "USER 1000:1002", "the group 1000 is made, and USER is 1002", "make the group 1002"),
         ("ARG TORCH=2.13.0", "ARG TORCH=2.12.0", "torch is 2.12.0 here and 2.13.0", "ARG TORCH=2.13.0"),
         (" -c constraints.txt", "", "newest", "-c constraints.txt"),
         ("COPY setok ./setok", "COPY tests ./tests", "tests is not sent", "!tests"),
@@ -32,6 +35,14 @@ from tests.cluster.slips import expect
 )
 def test_a_slip_in_the_dockerfile(before: str, after: str, what: str, remedy: str, mistyped: Mistyped) -> None:
     expect(mistyped("Dockerfile", before, after), "Dockerfile", "", what, remedy)
+
+
+def test_a_dockerfile_away_from_its_repository(tmp_path: Path, repo_root: Path) -> None:
+    copy = tmp_path / "Dockerfile"
+    copy.write_text((repo_root / "cluster" / "Dockerfile").read_text())
+    report = check_files([copy], root=tmp_path)
+    assert ["versions" in told and "constraints.txt" in told for told in report.not_checked] == [True]
+    expect(report.problems, "Dockerfile", "COPY", "there is no setok", "root of the repository")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +91,10 @@ def test_what_is_no_slip(line: str, tmp_path: Path, repo_root: Path) -> None:
         ("spot_watcher.py --ray", "spot_watcher.py --cloud awz --ray", "line 7", "invalid choice: 'awz'", "--help"),
         ("cluster/spot_watcher.py", "cluster/spot_wacher.py", "line 7", "does not start spot_watcher.py", "ExecStart="),
         ("/usr/bin/python3", "python3", "line 7", "['python3']", "whole path"),
+        ("python3 /opt", "python3 -mu /opt", "line 7", "python3 -mu does not run spot_watcher.py", "leave -mu out"),
+        ("python3 /opt", "python3 --unbuffered /opt", "line 7", "python3 --unbuffered does not run", "leave --unb"),
+        ("python3 /opt", "python3 -V /opt", "line 7", "python3 -V does not run", "leave -V out"),
+        ("python3 /opt", "python3 u /opt", "line 7", "python3 u does not run", "leave u out"),
         ("--ray /opt/setok/.venv/bin/ray", "--ray ray", "line 7", "--ray ray", "/bin/ray"),
         ("[Service]", "[Servce]", "line 6", "passes over a section 'Servce'", "'Service'"),
         ("ExecStart=", "ExecStrat=", "", "there is no ExecStart", "ExecStart="),
@@ -89,6 +104,11 @@ def test_a_slip_in_the_unit_of_systemd(
     before: str, after: str, path: str, what: str, remedy: str, mistyped: Mistyped
 ) -> None:
     expect(mistyped("spot-watcher.service", before, after), "spot-watcher.service", path, what, remedy)
+
+
+@pytest.mark.parametrize("flags", ["-u", "-uB", "-W ignore", "-Wignore -X dev", "-uX dev"])
+def test_what_python_takes_before_a_script(flags: str, mistyped: Mistyped) -> None:
+    assert not mistyped("spot-watcher.service", "python3 /opt", f"python3 {flags} /opt")
 
 
 @pytest.mark.parametrize(

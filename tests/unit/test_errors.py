@@ -35,6 +35,7 @@ def test_without_a_remedy_there_is_no_arrow() -> None:
     [
         ("stpes", "did you mean 'steps'?"),
         ("num_token", "did you mean 'num_tokens' or 'max_tokens'?"),
+        ("STEPS", "did you mean 'steps'?"),
         ("zebra", "choose one of: max_tokens, num_tokens, steps"),
     ],
 )

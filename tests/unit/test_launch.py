@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from ray._private.ray_logging import LogDeduplicator
 
 from ray_jobs import launch
-from setok.config import JOBS, TrainConfig, dump_config
+from ray_jobs.command_line import without_markup
+from setok.config import JOBS, TrainConfig, TuneConfig, dump_config, list_presets
 from setok.errors import ConfigError, DataError, TrainingError
 from tests.fakes import train_config
 
@@ -82,10 +88,31 @@ def test_help_of_the_other_commands_has_the_same_form(name: str, capsys: pytest.
     assert capsys.readouterr().out.startswith(f"usage: python -m ray_jobs.{name.removesuffix('.__main__')} ")
 
 
+def test_help_lists_the_presets_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    def listed() -> list[str]:
+        return capsys.readouterr().out.partition("presets: ")[2].replace(",", " ").split()
+
+    with pytest.raises(SystemExit):
+        launch.parse(TuneConfig, "", ["--help"])
+    assert listed() == ["sweep_ablations", "sweep_scenes", "sweep_tokenizers"]
+    with pytest.raises(SystemExit):
+        importlib.import_module("ray_jobs.plan").main(["--help"])
+    assert listed() == list_presets()
+    assert sorted(name for job in JOBS for name in list_presets(job)) == list_presets(), "each is one job's"
+
+
+def test_a_docstring_is_shown_without_its_markup() -> None:
+    assert without_markup("Writes ``a``::\n\n    b::c") == "Writes `a`:\n\n    b::c"
+    assert without_markup(None) == ""
+
+
 def test_unknown_preset_names_the_closest(file: str) -> None:
     with pytest.raises(ConfigError, match="'tokenizr'") as raised:
         launch.parse(TrainConfig, "", ["--config", "tokenizr"])
     assert "'tokenizer'" in raised.value.remedy
+    with pytest.raises(ConfigError, match="'zebra'") as raised:
+        launch.parse(TuneConfig, "", ["--config", "zebra"])
+    assert raised.value.remedy == "choose one of: sweep_ablations, sweep_scenes, sweep_tokenizers"
 
 
 def test_unknown_key_names_the_closest(file: str) -> None:
@@ -93,11 +120,19 @@ def test_unknown_key_names_the_closest(file: str) -> None:
         launch.parse(TrainConfig, "", ["--config", file, "--set", "train.stps=3"])
 
 
+def after(first: BaseException, second: BaseException) -> BaseException:
+    """What was raised where another exception was being handled."""
+    second.__context__ = first
+    return second
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (DataError("no shards in x", "run ingest"), 2, ["DataError: no shards in x", "→ run ingest"]),
         (KeyboardInterrupt(), 130, ["Interrupted"]),
+        (after(KeyboardInterrupt(), ImportError("no module")), 130, ["Interrupted"]),
+        (after(KeyboardInterrupt(), DataError("no shards in x", "run ingest")), 130, ["Interrupted"]),
         (None, 0, []),
     ],
 )
@@ -135,6 +170,68 @@ def test_a_message_is_one_line_where_no_terminal_is(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("word  end")
     assert "INFO" in line
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "last"),
+    [
+        ("raise KeyboardInterrupt", 130, "Interrupted."),
+        (
+            "try:\n    raise KeyboardInterrupt\nexcept BaseException as e:\n    raise ImportError from e",
+            130,
+            "Interrupted.",
+        ),
+        ("raise ImportError('broken')", 1, "ImportError: broken"),
+    ],
+)
+def test_ctrl_c_while_a_command_is_imported(raised: str, code: int, last: str, tmp_path: Path, repo_root: Path) -> None:
+    """What all commands import stands for everything that takes its time there."""
+    (tmp_path / "rich.py").write_text(raised)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repo_root}"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.train", "--help"], env=environment, capture_output=True, text=True, check=False
+    )
+    lines = ended.stderr.splitlines()
+    assert (ended.returncode, lines[-1]) == (code, last)
+    assert (len(lines) == 1) is (code == 130), ended.stderr
+
+
+@pytest.mark.parametrize("ends", ["pass", "raise KeyboardInterrupt"])
+def test_ctrl_c_while_ray_ends_shows_no_traceback(ends: str, repo_root: Path) -> None:
+    """Ray ends when Python does, which takes seconds."""
+    code = f"""
+import atexit, os, signal
+from ray_jobs import launch
+
+def main():
+    atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+    {ends}
+
+launch.run(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGINT  # which shells call 130
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_fails_in_pythons_last_moments_changes_no_exit_code(tmp_path: Path, repo_root: Path) -> None:
+    """As Ray's threads do now and then: a job that is interrupted, and a module whose end is a crash."""
+    (tmp_path / "crashes_late.py").write_text(
+        "import os\nclass Late:\n    def __del__(self):\n        os.abort()\nlate = Late()\n"
+    )
+    code = "import crashes_late\nfrom ray_jobs import launch\ndef main(): raise KeyboardInterrupt\nlaunch.run(main)"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repo_root}"}
+    for start, wanted in (("", -signal.SIGABRT), ("from ray_jobs.interrupts import end_plainly\nend_plainly()\n", 130)):
+        ended = subprocess.run(
+            [sys.executable, "-c", start + code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == wanted, ended.stderr
+        assert "Interrupted. The same command" in ended.stderr
+
+
+def test_importing_a_job_sets_no_hook(repo_root: Path) -> None:
+    code = "import sys, ray_jobs; assert sys.excepthook is sys.__excepthook__"
+    subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True)
 
 
 def test_other_exceptions_keep_their_traceback() -> None:

@@ -24,19 +24,20 @@ ENTRY_POINTS = {
 CALL_OTHER_ENTRY_POINTS = {"ray_jobs.pipeline", "ray_jobs.tune"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("setok", "setok.errors", "setok.config"),
-    ("setok.batch", "setok.collectives", "setok.vocabulary"),
+    ("setok", "setok.__main__", "setok.errors", "setok.config"),
+    ("setok.batch", "setok.children", "setok.collectives", "setok.vocabulary"),
     ("setok.models", "setok.data", "setok.losses", "setok.metrics", "setok.optim", "setok.ema", "setok.drawing"),
     ("setok.stages", "setok.checkpoint", "setok.planning", "setok.export"),
     ("setok.predictor",),
     ("setok.serving",),
     (
-        *("ray_jobs", "ray_jobs.launch", "ray_jobs.progress", "ray_jobs.reaching", "ray_jobs.ray_data"),
+        *("ray_jobs", "ray_jobs.interrupts", "ray_jobs.command_line", "ray_jobs.launch"),
+        *("ray_jobs.progress", "ray_jobs.reaching", "ray_jobs.ray_data"),
         *("ray_jobs.training", "ray_jobs.ingesting", "ray_jobs.evaluation", "ray_jobs.scoring"),
         *("ray_jobs.reporting", "ray_jobs.benchmarks", "ray_jobs.tuning", "ray_jobs.serving"),
         *("ray_jobs.planning", "ray_jobs.submitting", "ray_jobs.checking", "ray_jobs.manifests"),
     ),
-    (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "setok.lmms_eval"),
+    (*(f"ray_jobs.{name}" for name in sorted(ENTRY_POINTS)), "ray_jobs.__main__", "setok.lmms_eval"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -214,6 +214,8 @@ def test_mme_by_hand() -> None:
 
 def test_mme_needs_both_questions() -> None:
     scores = MmeScores()
+    with pytest.raises(DataError, match=r"no subtask 'ocr'(.|\n)*'OCR'"):
+        scores.update("ocr", "a.jpg", "q", "Yes", "Yes")
     scores.update("count", "a.jpg", "q", "Yes", "Yes")
     with pytest.raises(DataError, match=r"'a.jpg' has 1 question\(s\), not 2"):
         scores.compute()

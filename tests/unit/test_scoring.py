@@ -162,13 +162,17 @@ def test_mme(score: Score, tmp_path: Path) -> None:
     (asked / "count.txt").write_text("a.jpg\tIs it?\tYes\na.jpg\tIs it not?\tNo\n")
     (said / "count.txt").write_text("a.jpg\tIs it?\tYes\tYes, it is\na.jpg\tIs it not?\tNo\tYes\n")
     assert score("mme", said, asked)["subtasks"] == {"count": {"accuracy": 50, "accuracy_plus": 0, "score": 50}}
-    (said / "bad.txt").write_text("a.jpg\tIs it?\n")
-    with pytest.raises(DataError, match=r"2 instead of 4 columns: bad.txt:1"):
+    (said / "color.txt").write_text("a.jpg\tIs it?\n")
+    with pytest.raises(DataError, match=r"2 instead of 4 columns: color.txt:1"):
         score("mme", said)
-    (said / "bad.txt").write_text("a.jpg\tIs it?\tMaybe\tYes\n")
-    with pytest.raises(DataError, match=r"the truth is 'Maybe', not Yes or No: bad.txt:1"):
+    (said / "color.txt").write_text("a.jpg\tIs it?\tMaybe\tYes\n")
+    with pytest.raises(DataError, match=r"the truth is 'Maybe', not Yes or No: color.txt:1"):
         score("mme", said)
-    (said / "bad.txt").unlink()
+    (said / "color.txt").unlink()
+    (said / "count.txt").rename(said / "cuont.txt")
+    with pytest.raises(DataError, match=r"MME has no subtask 'cuont': did you mean 'count'\?: cuont.txt"):
+        score("mme", said)
+    (said / "cuont.txt").rename(said / "count.txt")
     (asked / "count.txt").write_text("a.jpg\tIs it?\tNo\nb.jpg\tIs it?\tNo\n")
     with pytest.raises(DataError, match=r"1 of 2 missing: count/b.jpg(.|\n)*1 with another truth"):
         score("mme", said, asked)
@@ -269,7 +273,7 @@ def test_panoptic_files(score: Score, tmp_path: Path) -> None:
     figures = score("panoptic", said, truth)
     assert figures["pq"] == figures["things"]["pq"] == 100 and figures["stuff"] == {"num_categories": 0}
     (tmp_path / "said" / "7.png").unlink()
-    with pytest.raises(DataError, match=r"there is no .*7.png"):
+    with pytest.raises(DataError, match=rf"1 without a PNG in {tmp_path}/said: 7"):
         score("panoptic", said, truth)
 
 

@@ -109,6 +109,39 @@ def test_a_category_that_nobody_knows(tmp_path: Path) -> None:
     assert "1 picture(s) with a category that the annotations do not have: 7" in told("panoptic", said, truth)
 
 
+def test_all_that_is_wrong_with_a_panoptic_set(tmp_path: Path) -> None:
+    """Each kind with its pictures, of the predictions and of the annotations."""
+    good = {"segments_info": [{"id": 5, "category_id": 1}]}
+
+    def put(name: str, rows: dict[int, dict[str, Any]], sizes: dict[int, int]) -> Path:
+        (tmp_path / name).mkdir(exist_ok=True)
+        for picture, size in sizes.items():
+            Image.new("RGB", (size, size), (5, 0, 0)).save(tmp_path / name / f"{picture}.png")
+        listed = [{"image_id": picture, "file_name": f"{picture}.png", **row} for picture, row in rows.items()]
+        return write(tmp_path / f"{name}.json", {"annotations": listed, "categories": [{"id": 1, "isthing": 1}]})
+
+    pictures = range(1, 8)
+    truth = put("t", dict.fromkeys(pictures, good), dict.fromkeys(pictures, 4))
+    other = {"segments_info": [{"id": 6, "category_id": 1}]}
+    said = put("s", dict.fromkeys(pictures, good) | {6: other, 7: other}, {3: 4, 4: 2, 5: 2, 6: 4, 7: 4})
+    (tmp_path / "s" / "3.png").write_bytes(b"no picture")
+    found = told("panoptic", said, truth)
+    for line in (
+        f"2 without a PNG in {tmp_path}/s: 1, 2",
+        "1 whose PNG cannot be read: not an image: 3",
+        "2 whose PNG has another size than the annotation's: 4, 5",
+        "2 whose PNG has other segments than segments_info: 6 (5), 7 (5)",
+    ):
+        assert f"\n  - {line}" in found
+    said = put("s", {n: {"segments_info": [{"id": 5}]} for n in pictures}, {})
+    assert "7 whose segments_info is no list of {id, category_id}: 1, 2, 3, 4, 5, …" in told("panoptic", said, truth)
+    put("t", {n: {"segments_info": None} for n in pictures} | {7: {"file_name": 7}}, {})
+    found = told("panoptic", said, truth)
+    assert (
+        "6 whose segments_info is no list of {id, category_id}: 1, 2" in found and "1 without a file_name: 7" in found
+    )
+
+
 def test_gqa_with_nothing_to_score(tmp_path: Path) -> None:
     said = write(tmp_path / "s.json", [{"questionId": "7", "prediction": "yes"}])
     truth = write(tmp_path / "t.json", {"7": {"answer": "yes", "isBalanced": False}})
@@ -173,6 +206,25 @@ def test_labels_of_another_type(score: Score, tmp_path: Path) -> None:
     broken = [{"image_id": 0, "label": 1.0}, {"image_id": 1}, {"image_id": 2, "label": True}]
     message = "3 without a label that is text or a whole number: 0, 1, 2"
     assert message in told("classification", write(said, broken), truth)
+
+
+def test_labels_that_nobody_knows(score: Score, tmp_path: Path) -> None:
+    said, truth = tmp_path / "s.json", tmp_path / "t.json"
+
+    def labelled(*labels: str) -> list[dict[str, Any]]:
+        return [{"image_id": n, "label": label} for n, label in enumerate(labels)]
+
+    write(truth, labelled("tabby cat", "red fox", "red fox"))
+    found = told("classification", write(said, labelled("Tabby_cat", "red fox", "redfox")), truth)
+    assert "2 whose label the annotations spell otherwise: 0 ('Tabby_cat', which is 'tabby cat' there), 2 (" in found
+    found = told("classification", write(said, labelled("tabyb cat", "lion", "lion")), truth)
+    assert (
+        "all 3 labels are unknown to the annotations, such as 'tabyb cat': did you mean 'tabby cat'?: 0, 1, 2" in found
+    )
+    found = told("classification", write(said, labelled("n01", "n02", "n02")), truth)
+    assert "such as 'n01': they have red fox, tabby cat: 0, 1, 2" in found
+    figures = score("classification", write(said, labelled("lion", "red fox", "tabby cat")), truth)
+    assert figures["num_unknown"] == 1 and figures["top1"] == pytest.approx(100 / 3), "a class may be missing by chance"
 
 
 def test_choices_out_of_range(score: Score, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from setok.data.schema import Record
 from setok.data.sources import BadRecord
+from setok.data.sources.mme import SUBTASKS
 from setok.errors import ConfigError, DataError
+from setok.metrics import mme as mme_metric
 from tests.source_files import answered, put, read, shaded, texts
 
 # ---------------------------------------------------------------- TextVQA, TextCaps, VizWiz, ScienceQA
@@ -171,3 +173,10 @@ def test_mme(tmp_path: Path, turns: str) -> None:
         assert good[2].provenance["subtask"] == "color"
     else:
         assert texts(good[1])[1::2] == ["Yes", "No"]
+
+
+def test_a_subtask_that_mme_does_not_have(tmp_path: Path) -> None:
+    assert sorted(SUBTASKS) == sorted(mme_metric.SUBTASKS), "what is read is what is scored"
+    put(tmp_path / "colour/0001.txt", b"Is it red?\tYes\nIs it blue?\tNo")
+    with pytest.raises(DataError, match=r"colour: MME has no subtask 'colour'\n.*did you mean 'color'"):
+        read("mme", tmp_path, split="test")

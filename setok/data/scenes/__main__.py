@@ -1,4 +1,4 @@
-"""``python -m setok.data.scenes``: write generated scenes in official layouts."""
+"""Writes generated scenes in official layouts."""
 
 from setok.data.scenes.layouts import main
 

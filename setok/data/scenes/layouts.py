@@ -42,6 +42,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from setok.children import deaf_to_interrupts
 from setok.data.scenes.files import WRITE_FILES, prepare_folders, write_json
 from setok.data.scenes.generate import FAMILIES, check_request, generate_scene
 from setok.data.scenes.objects import contact_sheet
@@ -186,7 +187,9 @@ def _write_pictures(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
-        yield from zip(done, pool.map(_write_chunk, jobs), strict=True)
+        with deaf_to_interrupts():
+            gathered = pool.map(_write_chunk, jobs)  # starts them all
+        yield from zip(done, gathered, strict=True)
 
 
 def _end_with_parent() -> None:
@@ -265,17 +268,19 @@ def _disown_questions(vqav2: Path, request: _Request) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m setok.data.scenes", description="Write generated scenes in official layouts."
+        prog="python -m setok.data.scenes",
+        description="Write generated scenes in official layouts.",
+        epilog="for example: python -m setok.data.scenes --out data/scenes --count 1000 --layouts coco,vqav2",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the layout roots")
-    parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)}")
-    parser.add_argument("--count", type=int, default=1000, help="number of scenes")
-    parser.add_argument("--start", type=int, default=0, help="first scene")
-    parser.add_argument("--family", default="plain", help=f"one of {', '.join(FAMILIES)}")
-    parser.add_argument("--layouts", default="coco", help=f"comma-separated, of {', '.join(LAYOUTS)}")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
-    parser.add_argument("--max-objects", type=int, default=6)
+    parser.add_argument("--split", default="train", help=f"one of {', '.join(SPLITS)} (default train)")
+    parser.add_argument("--count", type=int, default=1000, help="number of scenes (default 1000)")
+    parser.add_argument("--start", type=int, default=0, help="number of the first scene (default 0)")
+    parser.add_argument("--family", default="plain", help=f"one of {', '.join(FAMILIES)} (default plain)")
+    parser.add_argument("--layouts", default="coco", help=f"comma-separated, of {', '.join(LAYOUTS)} (default coco)")
+    parser.add_argument("--seed", type=int, default=1, help="another one draws other scenes (default 1)")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    parser.add_argument("--max-objects", type=int, default=6, help="most objects of a scene (default 6)")
     parser.add_argument("--processes", type=int, default=None, help="worker processes; one per core if left out")
     parser.add_argument(
         "--preview", type=Path, default=None, help="also write a contact sheet of the first scenes here"
@@ -307,6 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SetokError as error:
         console.print(str(error), style="red", markup=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted.", style="yellow")
+        return 130
     seconds = time.perf_counter() - began
     if options.preview is not None:
         first = SPLITS[options.split].first_index + options.start

@@ -21,8 +21,22 @@ from setok.data.sources.base import Requirement
 from setok.data.sources.pictures import PictureFolders, picture_root
 from setok.data.sources.questions import Question, QuestionSource, read_questions
 from setok.data.sources.rows import known_split
-from setok.errors import DataError
+from setok.errors import DataError, did_you_mean
 
+SUBTASKS = (
+    *(
+        "artwork",
+        "celebrity",
+        "landmark",
+        "posters",
+        "scene",
+        "code_reasoning",
+        "color",
+        "commonsense_reasoning",
+        "count",
+    ),
+    *("existence", "numerical_calculation", "OCR", "position", "text_translation"),
+)
 _TEXTS = "questions_answers_YN"
 _ORIGIN = "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation (MME_Benchmark_release_version)"
 
@@ -57,7 +71,10 @@ class MmeSource(QuestionSource):
 
     @cached_property
     def _annotation_files(self) -> list[Path]:
-        return sorted([*self.root.glob("*/*.txt"), *self.root.glob(f"*/{_TEXTS}/*.txt")])
+        files = sorted([*self.root.glob("*/*.txt"), *self.root.glob(f"*/{_TEXTS}/*.txt")])
+        for name in sorted({self._subtask(path) for path in files} - set(SUBTASKS)):
+            raise DataError(f"{self.root / name}: MME has no subtask {name!r}", did_you_mean(name, SUBTASKS))
+        return files
 
     @cached_property
     def picture_files(self) -> PictureFolders:
