@@ -23,6 +23,8 @@ from tests.measured import measured_step
 
 ALONE = ["scaling.num_workers=0", "train.threads_per_worker=1"]
 TOLERANCE = 0.15
+SHALLOW = ("model.detokenizer.depth=1",)
+SHALLOW_LANGUAGE = ("setokim.language_model.depth=1", "setokim.diffusion.depth=1", "setokim.mask_decoder.depth=1")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,7 @@ def demo(name: str, *changes: str) -> TrainConfig:
     return load_config(TrainConfig, name, [*ALONE, *changes])
 
 
-@pytest.mark.parametrize("micro", [4, 8])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("micro", "recompute"), [(4, True), (8, False)])
 def test_a_tokenizers_step_takes_what_is_planned(*, micro: int, recompute: bool) -> None:
     changes = (
         f"train.micro_batch_size={micro}",
@@ -50,8 +51,7 @@ def test_a_tokenizers_step_takes_what_is_planned(*, micro: int, recompute: bool)
     assert planned == pytest.approx(measured, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("micro", [1, 4])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("micro", "recompute"), [(1, False), (4, True)])
 def test_a_step_of_packed_rows_takes_what_is_planned(words: Path, *, micro: int, recompute: bool) -> None:
     changes = (
         f"train.micro_batch_size={micro}",
@@ -76,17 +76,16 @@ def real_rows(config: TrainConfig, words: Path) -> Any:
 
 
 def test_what_is_planned_with_twice_the_work_is_twice_the_arithmetic() -> None:
-    one, two = (trace(demo("tokenizer_demo", f"train.micro_batch_size={n}"), Samples()) for n in (4, 8))
-    recomputed = trace(
-        demo("tokenizer_demo", "train.micro_batch_size=4", "train.gradient_checkpointing=true"), Samples()
-    )
+    one, two = (trace(demo("tokenizer_demo", f"train.micro_batch_size={n}", *SHALLOW), Samples()) for n in (4, 8))
+    small = demo("tokenizer_demo", "train.micro_batch_size=4", *SHALLOW, "train.gradient_checkpointing=true")
+    recomputed = trace(small, Samples())
     assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
     assert 1.1 < recomputed.flops / one.flops < 4 / 3, "blocks go forward once more, all else does not"
 
 
 def test_with_kept_features_a_plan_has_no_work_for_the_encoder() -> None:
-    deep = ("optim.learning_rate_scale={encoder: 0.0}", "model.encoder.depth=6")
-    frozen, shallow = demo("tokenizer_demo", *deep), demo("tokenizer_demo", *deep[:1], "model.encoder.depth=0")
+    deep = ("optim.learning_rate_scale={encoder: 0.0}", "model.encoder.depth=3", *SHALLOW)
+    frozen, shallow = demo("tokenizer_demo", *deep), demo("tokenizer_demo", deep[0], *SHALLOW, "model.encoder.depth=0")
     computed, kept, least = (
         trace(config, Samples()) for config in (frozen, demo("tokenizer_demo", *deep, "data.features=kept"), shallow)
     )
@@ -98,9 +97,9 @@ def test_with_kept_features_a_plan_has_no_work_for_the_encoder() -> None:
 
 def test_micro_batches_are_told_from_smaller_ones(words: Path) -> None:
     for name in ("tokenizer_demo", "instruct_demo"):
-        config = demo(name, "train.micro_batch_size=8", "train.global_batch_size=8")
-        if config.setokim is not None:
-            config = demo(name, "train.micro_batch_size=8", f"setokim.text_tokenizer={words}")
+        sizes = ("train.micro_batch_size=8", "train.global_batch_size=8")
+        own = SHALLOW if name == "tokenizer_demo" else (*SHALLOW_LANGUAGE, f"setokim.text_tokenizer={words}")
+        config = demo(name, *sizes, *own)
         told, traced = Traces()(config, Samples()), trace(config, Samples())
         assert_alike(told, traced, 0.03)
 
@@ -108,7 +107,9 @@ def test_micro_batches_are_told_from_smaller_ones(words: Path) -> None:
 def test_many_layers_are_told_from_few(words: Path) -> None:
     """Every figure of a model of 7 layers follows from models of 3 and 4 layers."""
     changes = (f"setokim.text_tokenizer={words}", "train.gradient_checkpointing=true", "train.micro_batch_size=1")
-    config = demo("pretrain_demo", *changes, "setokim.language_model.depth=7", "optim.kind=adamw")
+    config = demo(
+        "pretrain_demo", *changes, *SHALLOW_LANGUAGE[1:], "setokim.language_model.depth=7", "optim.kind=adamw"
+    )
     batch = real_rows(config, words)  # a batch that is given is gone through with all layers
     assert_alike(trace(config, Samples()), trace(config, Samples(), batch), 0.02)
 
