@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from collections.abc import Iterator
@@ -58,9 +59,14 @@ def _load(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+@functools.cache
+def _scene(index: int, family: str) -> Scene:
+    return generate_scene(index, seed=5, family=family)
+
+
 def _scenes(family: str) -> Iterator[tuple[int, Scene]]:
     for index in range(COUNT):
-        yield index + 1, generate_scene(index, seed=5, family=family)
+        yield index + 1, _scene(index, family)
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -129,7 +135,7 @@ def test_gqa(written: tuple[Path, str]) -> None:
         assert (root / "images" / f"{row['imageId']}.jpg").is_file()
         words = row["question"].lower().split()
         for position, annotation_id in row["annotations"]["question"].items():
-            scene = generate_scene(int(annotation_id) // 10 - 1, seed=5, family=family)
+            scene = _scene(int(annotation_id) // 10 - 1, family)
             assert words[int(position)].strip("?,") == scene.objects[int(annotation_id) % 10 - 1].shape
 
 
@@ -146,7 +152,7 @@ def test_refcoco(written: tuple[Path, str]) -> None:
     files = {row["id"]: row["file_name"] for row in instances["images"]}
     for ref in refs:
         assert (root / "images/mscoco/images/train2014" / files[ref["image_id"]]).is_file()
-        scene = generate_scene(ref["image_id"] - 1, seed=5, family=family)
+        scene = _scene(ref["image_id"] - 1, family)
         index = ref["ann_id"] % 10 - 1
         row = objects[ref["ann_id"]]
         assert (row["image_id"], row["category_id"]) == (ref["image_id"], ref["category_id"])

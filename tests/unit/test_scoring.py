@@ -89,18 +89,17 @@ def test_list_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_from_the_command_line(tmp_path: Path, repo_root: Path) -> None:
-    said, truth = vqa_files(tmp_path, ["cat"] * 5000)
+    _, truth = vqa_files(tmp_path, ["cat"] * 5000)
+    said = write(tmp_path / "said.json", [])
     argv = [sys.executable, "-m", "ray_jobs.evaluate", "score", "--task", "vqav2", "--predictions", str(said)]
-    where = {
-        "cwd": repo_root,
-        "env": {**os.environ, "PYTHONPATH": str(repo_root)},
-        "capture_output": True,
-        "text": True,
-    }
-    good = subprocess.run([*argv, "--annotations", str(truth)], check=True, **where)
-    assert json.loads(good.stdout)["figures"]["num_samples"] == 5000
-    write(said, [])
-    bad = subprocess.run([*argv, "--annotations", str(truth)], check=False, **where)
+    bad = subprocess.run(
+        [*argv, "--annotations", str(truth)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=repo_root,
+        env={**os.environ, "PYTHONPATH": str(repo_root)},
+    )
     assert bad.returncode == 2 and bad.stdout == ""
     assert "5000 of 5000 missing: 0, 1, 2, 3, 4, …" in bad.stderr and "Traceback" not in bad.stderr
 
