@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from ray_jobs import launch
-from ray_jobs.benchmarks import faults, ingest, serve, tokenizer
+from ray_jobs.benchmarks import faults, ingest, serve, tokenizer, training
 
 BENCHMARKS = {
     "tokenizer": (
@@ -22,6 +22,7 @@ BENCHMARKS = {
         ingest,
         ingest.ingest,
     ),
+    "training": ("a step of the training loop, beside one written by hand", training, training.training),
     "faults": (
         "training runs broken in every way we know, against one that nothing happened to",
         faults,

@@ -30,7 +30,7 @@ def run_ranks(script: str, folder: Path, *arguments: str, world: int = 2) -> Non
                 subprocess.Popen(command, cwd=ROOT, env=os.environ | here | own, stdout=log, stderr=subprocess.STDOUT)
             )
     try:
-        codes = [process.wait(timeout=300) for process in ranks]
+        codes = [process.wait(timeout=600) for process in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -72,7 +72,7 @@ def started(temp_dir: Path, *, num_cpus: int = 2) -> Iterator[Head]:
 
 
 def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the head ended\n{log.read_text()[-2000:]}"

@@ -194,6 +194,26 @@ class Run:
         return max(checkpoint.Store.of_run(self.config.run_dir).steps(), default=0)
 
 
+def end_well(run: Run) -> None:
+    """Run the command to its end.
+
+    Raises:
+        TrainingError: it ends badly.
+    """
+    with run.started():
+        ends_well(run)
+
+
+def ends_well(run: Run) -> None:
+    """Wait for the end of a command that is running.
+
+    Raises:
+        TrainingError: it ends badly.
+    """
+    if code := run.finish():
+        raise TrainingError(f"{run.config.name} ended with {code}\n{run.tail()}", f"see {run.log}")
+
+
 def children(pid: int) -> list[psutil.Process]:
     """All processes below one, oldest first; none where it is gone."""
     try:

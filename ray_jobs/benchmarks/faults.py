@@ -26,11 +26,21 @@ from typing import Any, Literal
 
 import psutil
 
-from ray_jobs.benchmarks.fault_run import DATA, PARTS, WORKER, Run, differences, recovery, small_run
-from ray_jobs.benchmarks.files import write_figures
+from ray_jobs.benchmarks.fault_run import (
+    DATA,
+    PARTS,
+    WORKER,
+    Run,
+    differences,
+    end_well,
+    ends_well,
+    recovery,
+    small_run,
+)
+from ray_jobs.benchmarks.files import ingested_scenes, write_figures
 from ray_jobs.launch import EXIT_STOPPED, console
 from setok import checkpoint
-from setok.config import IngestConfig, TrainConfig, build, dump_config
+from setok.config import TrainConfig, dump_config
 from setok.errors import ConfigError, TrainingError, did_you_mean
 
 NUM_PICTURES = 64
@@ -56,7 +66,7 @@ def faults(arguments: argparse.Namespace) -> None:
     if not chosen and arguments.only != "none":
         raise ConfigError(f"no fault has {arguments.only!r} in its name", did_you_mean(arguments.only, FAULTS))
     shutil.rmtree(output, ignore_errors=True)
-    data = pictures(output)
+    data = ingested_scenes(output, count=NUM_PICTURES)
     rows = struck(data, output, chosen) if chosen else []
     if arguments.kills:
         rows.append(random_kills(data, output, arguments.kills, random.Random(arguments.seed)))
@@ -90,44 +100,10 @@ def outcome(run: Run, fault: Callable[[Run], dict[str, float]], calm: TrainConfi
         return {"differences": [str(error)]}
 
 
-def pictures(output: Path) -> Path:
-    """Generated scenes, ingested."""
-    from setok.data.scenes.layouts import write_scenes
-
-    folder = output / "scenes"
-    write_scenes(folder, split="train", count=NUM_PICTURES, seed=0, family="plain", layouts=["coco"], num_processes=1)
-    source = {"kind": "coco", "path": str(folder / "coco"), "split": "train"}
-    tree = {"name": "ingest", "output_dir": str(output), "sources": [source], "output": str(output / "data")}
-    file = output / "ingest.yaml"
-    file.write_text(dump_config(build(IngestConfig, tree)), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "ray_jobs.ingest", "--config", str(file)], check=True, capture_output=True)
-    return output / "data"
-
-
 def undisturbed(config: TrainConfig) -> TrainConfig:
     """Train, without any fault."""
     end_well(Run(config))
     return config
-
-
-def end_well(run: Run) -> None:
-    """Run the command to its end.
-
-    Raises:
-        TrainingError: it ends badly.
-    """
-    with run.started():
-        ends_well(run)
-
-
-def ends_well(run: Run) -> None:
-    """Wait for the end of a command that is running.
-
-    Raises:
-        TrainingError: it ends badly.
-    """
-    if code := run.finish():
-        raise TrainingError(f"{run.config.name} ended with {code}\n{run.tail()}", f"see {run.log}")
 
 
 # ---------------------------------------------------------------- the faults: each takes a run that was not started yet
@@ -278,7 +254,7 @@ def on_nodes(config: TrainConfig, how: Literal["drain", "kill"], step: int) -> d
     file = config.run_dir.with_suffix(".yaml")
     file.write_text(dump_config(config), encoding="utf-8")
     command = [sys.executable, "-m", "ray_jobs.benchmarks.fault_nodes", str(file), how, str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         raise TrainingError(f"{config.name} ended with {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

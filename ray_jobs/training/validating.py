@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from ray_jobs.evaluation.here import flat, measure_here
 from ray_jobs.training.tracking import log_evaluations
 from setok import checkpoint
 from setok.checkpoint import Evaluation, Evaluations, Store, name_of
@@ -39,6 +38,8 @@ MOST_BEHIND = 2
 def validate_checkpoint(config: TrainConfig, step: int) -> dict[str, float]:
     """Metrics of a checkpoint by names under ``eval/``: those of ``python -m ray_jobs.evaluate``, but for the
     references of pictures."""
+    from ray_jobs.evaluation.here import flat, measure_here  # with all models and tasks, for which no start should wait
+
     section = config.validation
     assert section is not None
     asked = EvaluateConfig.model_validate(

@@ -71,7 +71,7 @@ def main() -> None:
     counts = [count()]
     address = ray.get_runtime_context().gcs_address
     with run.started(ray_address=address) as driver:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 700
         while driver.poll() is None and time.monotonic() < deadline:
             counts.append(count())
             time.sleep(0.5)
@@ -79,7 +79,7 @@ def main() -> None:
     refused = Run(never)
     with refused.started(ray_address=address) as driver:
         refused_code = driver.wait(60)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while count() > 1 and time.monotonic() < deadline:
         counts.append(count())
         time.sleep(0.5)

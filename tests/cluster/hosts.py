@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PORT = 6379
-START_SECONDS = 120
+START_SECONDS = 300
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",

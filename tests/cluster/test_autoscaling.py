@@ -18,7 +18,7 @@ from tests.cluster.autoscaling import config
 from tests.isolation import ALONE, skip_unless_permitted
 
 
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(1500)
 def test_nodes_come_for_a_run_and_go_after_it(tmp_path: Path, repo_root: Path) -> None:
     skip_unless_permitted()
     provider = Path(fake_multi_node.__file__).parent
@@ -31,7 +31,7 @@ def test_nodes_come_for_a_run_and_go_after_it(tmp_path: Path, repo_root: Path) -
     program = shlex.join([sys.executable, "-m", "tests.cluster.autoscaling", str(tmp_path)])
     with tempfile.TemporaryDirectory(prefix="a") as temp:  # short: a socket's path may have 107 letters
         command = [*ALONE, "sh", "-c", f"{prepare} && {program} {temp}; exit $?"]  # sh takes in orphans
-        done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=660)
+        done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["code"] == 0, told["tail"]

@@ -123,7 +123,7 @@ def collect(streams: list[TrainingBatches[ImageTextBatch]]) -> list[list[list[Im
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=400)
     return steps
 
 

@@ -38,7 +38,7 @@ def test_a_rank_that_sleeps_is_named_with_its_stack(tmp_path: Path, where: str, 
         for rank in range(2)
     ]
     try:
-        complaint = ranks[0].communicate(timeout=90)[1]
+        complaint = ranks[0].communicate(timeout=300)[1]
         assert ranks[0].returncode == 3, complaint
         assert ranks[1].poll() is None, "it is still asleep"
     finally:

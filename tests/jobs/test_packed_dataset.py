@@ -113,7 +113,7 @@ def run(streams: list[TrainingBatches[list[list[str]]]]) -> list[list[list[list[
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=400)
     return [[pack for step in steps for micro in step for pack in micro] for steps in zip(*ranks, strict=True)]
 
 

@@ -19,7 +19,7 @@ TINY_MODEL = (
 )
 
 
-@pytest.mark.timeout(900)  # three training runs and six evaluations
+@pytest.mark.timeout(1800)  # three training runs and six evaluations
 def test_demo_in_small(ray_local: None, tmp_path: Path) -> None:
     small = [f"scenes.{family}.{split}=40" for family in ("plain", "hard") for split in ("train", "test")]
     steps = [f"{stage}.train.steps={number}" for stage, number in (("tokenizer", 10), ("pretrain", 4), ("instruct", 4))]

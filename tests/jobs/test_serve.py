@@ -83,7 +83,7 @@ def replicas() -> int:
     return serve.status().applications["setok"].deployments["model"].replica_states.get("RUNNING", 0)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 400.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what

@@ -90,7 +90,6 @@ def load(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / checkpoint.MODEL)
 
 
-@pytest.mark.timeout(600)
 def test_two_workers_train_what_one_does(root: Path, ray_local: None) -> None:
     alone = losses(train(config_of(root, "alone", train={"steps": 4})))
     on_ray = train(config_of(root, "two", train={"steps": 4}, scaling={"num_workers": 2}, deepspeed={"zero_stage": 2}))

@@ -12,7 +12,7 @@ from setok.config import TrainConfig
 from tests import squares
 
 STRUCK_AFTER = 12
-pytestmark = pytest.mark.timeout(900)  # a run for comparison, and two that lose a node
+pytestmark = pytest.mark.timeout(2000)  # a run for comparison, and two that lose a node
 
 
 @pytest.fixture(scope="module")
