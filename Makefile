@@ -48,7 +48,7 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --ignore=tests/jobs --ignore=tests/cluster
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --ignore=tests/jobs --ignore=tests/cluster
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=2 --dist=loadfile --no-loadscope-reorder tests/cluster tests/jobs
 
 # timm and LPIPS need torchvision, whose wheel brings no CUDA package of its own and works beside the CPU build of torch only with

@@ -11,13 +11,13 @@ DEPTH = 3
 PATCH = 8
 
 
-def save_tower(family: str, path: Path, *, image_size: int = 32, patch_size: int = PATCH) -> Any:
-    """Write a tower of width 32 with three layers, and return it."""
+def save_tower(family: str, path: Path, *, image_size: int = 32, patch_size: int = PATCH, depth: int = DEPTH) -> Any:
+    """Write a tower of width 32, and return it."""
     import torch
     import transformers as t
 
     torch.manual_seed(7)
-    common = {"hidden_size": 32, "num_hidden_layers": DEPTH, "num_attention_heads": 2}
+    common = {"hidden_size": 32, "num_hidden_layers": depth, "num_attention_heads": 2}
     image = {"image_size": image_size, "patch_size": patch_size}
     wide = common | {"intermediate_size": 48}
     text = wide | {"vocab_size": 64, "max_position_embeddings": 16}

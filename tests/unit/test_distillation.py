@@ -13,8 +13,8 @@ from setok.checkpoint import TrainerState, copy_weights
 from setok.config import TrainConfig
 from setok.errors import CheckpointError, ConfigError
 from setok.stages import TokenizerTask, build_stage, load_initial_weights
+from tests.tiny import batch_of, pictures, tiny
 from tests.towers import save_tower
-from tests.unit.test_models import batch_of, pictures, tiny
 
 
 def distilled(**changes: object) -> TrainConfig:

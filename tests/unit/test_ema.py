@@ -18,7 +18,7 @@ from setok.errors import CheckpointError, ConfigError
 from setok.predictor import TokenizerPredictor
 from setok.stages import build_stage
 from tests import fakes
-from tests.unit.test_models import batch_of, pictures, tiny
+from tests.tiny import batch_of, pictures, tiny
 
 
 def test_the_formula_by_hand() -> None:

@@ -14,8 +14,8 @@ from setok.errors import CheckpointError, ConfigError, DataError
 from setok.models.encoder import build_encoder
 from setok.models.tokenizer import SeTok
 from setok.planning import describe
+from tests.tiny import tiny
 from tests.towers import DEPTH, FAMILIES, PATCH, save_tower
-from tests.unit.test_models import tiny
 
 
 def pictures(height: int, width: int, batch: int = 2) -> torch.Tensor:

@@ -22,8 +22,8 @@ from setok.models.perceptual import Perceptual, weight_shapes
 from setok.models.tokenizer import SeTok, patchify
 from setok.predictor import Reconstruction
 from setok.stages import build_stage
+from tests.tiny import batch_of, pictures, tiny
 from tests.towers import save_tower
-from tests.unit.test_models import batch_of, pictures, tiny
 
 SIZES = [(16, 32), (32, 8), (32, 32), (24, 32)]
 METHODS = ["stick_breaking", "dpc_knn", "cosine_graph", "grid", "kmeans", "resampler"]

@@ -15,7 +15,7 @@ from setok.models.flow import FlowHead, flow_loss, sample, starting_point, time_
 from setok.models.tokenizer import SeTok
 from setok.optim import learning_rate_factor
 from setok.stages import block_matrices, build_stage
-from tests.unit.test_models import batch_of, pictures, tiny
+from tests.tiny import batch_of, pictures, tiny
 
 FLOW = {"kind": "flow", "width": 48, "flow": {"patch_size": 4, "depth": 1}}
 MODEL = {"image_size": 32, "encoder": {"width": 48}, "clustering": {"feature_dim": 16, "sharpness": 4.0}}

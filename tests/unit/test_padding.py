@@ -19,7 +19,7 @@ from setok.data.pack import pack_row, row_columns
 from setok.stages import Stage, build_stage
 from tests.sequences import text_tokenizer
 from tests.setokim_runs import config_of, samples
-from tests.unit.test_models import batch_of, pictures, tiny
+from tests.tiny import batch_of, pictures, tiny
 from tests.unit.test_setokim_stage import batch_of as sequences_of
 
 

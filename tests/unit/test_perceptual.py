@@ -15,7 +15,7 @@ from setok.errors import CheckpointError
 from setok.models import perceptual
 from setok.models.perceptual import Perceptual, load_perceptual, weight_shapes
 from setok.stages import build_stage
-from tests.unit.test_models import batch_of, pictures, tiny
+from tests.tiny import batch_of, pictures, tiny
 
 
 def random_weights(seed: int = 0) -> dict[str, Tensor]:

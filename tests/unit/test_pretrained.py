@@ -21,8 +21,8 @@ from setok.errors import CheckpointError
 from setok.export import export_tokenizer
 from setok.models.tokenizer import SeTok
 from setok.stages import build_stage
+from tests.tiny import pictures, tiny
 from tests.towers import save_tower
-from tests.unit.test_models import pictures, tiny
 
 
 def on_tower(path: Path, layer: int = -1) -> TokenizerConfig:

@@ -19,7 +19,7 @@ from ray_jobs.scoring import command, reading
 from ray_jobs.scoring.tasks import GROUPS
 from setok.data import rle
 from setok.errors import ConfigError, DataError
-from tests.unit.test_scoring import Score, lines, score, vqa_files, write
+from tests.scored import Score, lines, score, vqa_files, write
 
 __all__ = ["score"]
 PEOPLE = [{"answer": "cat"}] * 10

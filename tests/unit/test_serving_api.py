@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
@@ -15,49 +11,15 @@ import openai
 import pytest
 import torch
 
-from setok.errors import OverloadedError
+from ray_jobs.serving.backend import LocalBackend
 from setok.models.generation import GenerationOptions
 from setok.predictor.asking import drawing, editing
-from setok.serving.engine import Call, Event
-from setok.serving.keys import ApiKeys, new_key
-from setok.serving.model import Card, ServedModel
-from tests.served import (
-    NAME,
-    data_url,
-    listening,
-    opened,
-    picture,
-    predictor,
-    serve_config,
-    served_model,
-    serving,
-    started_engine,
-)
+from setok.serving.model import ServedModel
+from tests.api_clients import ASKED, BLUE, RED, address, client, http, shown
+from tests.served import NAME, data_url, listening, opened, predictor, serve_config, started_engine
 
-RED, BLUE = picture(), picture(colour="blue", width=32)
+__all__ = ["address", "client", "http"]
 WILD: dict[str, Any] = {"temperature": 1.5, "max_tokens": 40, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving(limits__max_image_pixels=100_000, limits__max_body_bytes=300_000) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def client(address: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture
-def http(address: str) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=address, timeout=30) as client:
-        yield client
-
-
-def shown(*pictures: bytes, words: str = "what is it?") -> list[Any]:
-    pieces: list[Any] = [{"type": "image_url", "image_url": {"url": data_url(one)}} for one in pictures]
-    return [{"role": "user", "content": [*pieces, {"type": "text", "text": words}]}]
 
 
 # ------------------------------------------------------------ chat
@@ -149,7 +111,7 @@ def test_modalities_choose_words_or_a_picture(client: openai.OpenAI) -> None:
     assert guided.choices[0].message.images != drawn.choices[0].message.images  # type: ignore[attr-defined]
 
 
-# ------------------------------------------------------------ pictures
+# ------------------------------------------------------------ pictures, tokens, regions
 
 
 def test_pictures_are_those_of_the_predictor(client: openai.OpenAI) -> None:
@@ -188,9 +150,6 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("other")
 
 
-# ------------------------------------------------------------ our own
-
-
 def test_tokens_by_threshold_and_budget(http: httpx2.Client) -> None:
     def tokens(**changes: Any) -> dict[str, Any]:
         answer = http.post("/v1/tokenize", json={"image": data_url(RED)} | changes)
@@ -224,121 +183,7 @@ def test_regions(http: httpx2.Client) -> None:
         assert mask[top:bottom, left:right].sum() == answer["area"]
 
 
-# ------------------------------------------------------------ what is refused
-
-
-def test_errors_have_openais_shape(client: openai.OpenAI) -> None:
-    cases: list[tuple[type[openai.APIStatusError], dict[str, Any], str]] = [
-        (openai.BadRequestError, {"messages": []}, "messages"),
-        (openai.BadRequestError, {"messages": [{"role": "assistant", "content": "x"}]}, "end with a message"),
-        (openai.BadRequestError, {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role"),
-        (openai.BadRequestError, {"messages": shown(b"x")}, "not an image"),
-        (openai.BadRequestError, {"messages": shown(*[RED] * 9)}, "9 pictures are above 8"),
-        (openai.BadRequestError, {"messages": shown(words="a " * 500)}, "too long"),
-        (openai.BadRequestError, {"max_tokens": 5000}, "max_tokens=5000 is above"),
-        (openai.BadRequestError, {"tools": [{"type": "function"}]}, "tools is not supported"),
-        (openai.NotFoundError, {"model": "gpt"}, "use 'tiny'"),
-        (openai.BadRequestError, {"messages": shown(picture(400, 300))}, "120000 pixels of 100000"),
-        (openai.APIStatusError, {"messages": shown(words="a" * 400_000)}, "above 300000 bytes"),
-    ]
-    for kind, changes, message in cases:
-        with pytest.raises(kind, match=message) as error:
-            client.chat.completions.create(**{"model": NAME, "messages": shown(RED)} | changes)
-        body = error.value.body
-        assert isinstance(body, dict)
-        assert set(body) == {"message", "type", "param", "code"}
-        assert "Traceback" not in str(body)
-    with pytest.raises(openai.BadRequestError, match="n=9 is above 8"):
-        client.images.generate(prompt="x", n=9)
-    with pytest.raises(openai.BadRequestError, match="size='1024x1024' is not possible: use 'auto' or '32x32'"):
-        client.images.generate(prompt="x", size="1024x1024")
-    with pytest.raises(openai.BadRequestError, match="the mask has no alpha channel"):
-        client.images.edit(image=RED, mask=RED, prompt="x")
-
-
-def test_forms_that_are_none(http: httpx2.Client) -> None:
-    for sent, message in [
-        ({"json": {}}, "no form"),
-        ({"files": {"other": RED}, "data": {"prompt": "x"}}, "a file 'other'"),
-        ({"files": {"image": RED}, "data": {"prompt": "x", "mask": "x"}}, "a text 'mask'"),
-        ({"files": [("image", RED), ("mask", RED), ("mask", RED)], "data": {"prompt": "x"}}, "2 masks"),
-        ({"files": {"image": RED}}, "prompt: "),
-        ({"files": {"image": RED}, "data": {"prompt": "x", "n": "many"}}, "n: "),
-        ({"data": {"prompt": "x"}, "headers": {"content-type": "multipart/form-data"}}, ""),
-        ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, ""),
-    ]:
-        answer = http.post("/v1/images/edits", **sent)  # type: ignore[arg-type]
-        assert answer.status_code == 400, answer.text
-        assert message in answer.json()["error"]["message"]
-
-
-def test_addresses_that_are_none(http: httpx2.Client) -> None:
-    for method, path, status in [("GET", "/v2/x", 404), ("GET", "/v1/chat/completions", 405), ("POST", "/", 405)]:
-        answer = http.request(method, path)
-        assert answer.status_code == status
-        assert answer.json()["error"]["message"]
-        assert ("allow" in answer.headers) == (status == 405)
-
-
-# ------------------------------------------------------------ who may ask
-
-
-def test_keys_rates_and_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    key, line = new_key("ann")
-    name, digest = line.split(" sha256:")
-    keys = ApiKeys({name: digest})
-    caplog.set_level(logging.INFO, logger="ray_jobs")
-    with serving(keys, access__requests_per_minute=60, access__burst=2) as address:
-        with httpx2.Client(base_url=address, timeout=30) as http:
-            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {key}"}):
-                answer = http.get("/v1/models", headers=headers)
-                assert answer.status_code == 401
-                assert answer.headers["www-authenticate"] == "Bearer"
-                assert answer.json()["error"]["code"] == "invalid_api_key"
-            for path in ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"):
-                assert http.get(path).status_code == 200
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
-        words = "a secret sentence"
-        client.chat.completions.create(model=NAME, messages=shown(RED, words=words), max_tokens=2)
-        client.models.list()
-        with pytest.raises(openai.RateLimitError, match="too many requests of this key") as error:
-            client.models.list()
-        assert int(error.value.response.headers["retry-after"]) >= 1
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("ray_jobs")]
-    assert sum("POST /v1/chat/completions 200" in one and "key=ann" in one for one in lines) == 1
-    assert sum("GET /v1/models 401 " in one for one in lines) == 3
-    assert sum("GET /v1/models 429 " in one for one in lines) == 1
-    assert not any("secret" in one or key in one or "base64" in one for one in lines)
-
-
-def test_other_origins_only_where_they_are_allowed(http: httpx2.Client) -> None:
-    asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
-    assert "access-control-allow-origin" not in http.options("/v1/chat/completions", headers=asked).headers
-    with serving(access__cors_origins=["https://a.example"]) as address:
-        answer = httpx2.options(f"{address}/v1/chat/completions", headers=asked)
-        assert answer.headers["access-control-allow-origin"] == "https://a.example"
-        asking = httpx2.get(f"{address}/v1/models", headers={"origin": "https://a.example"})
-        assert asking.headers["access-control-expose-headers"] == "Retry-After, X-Request-Id"
-        other = httpx2.get(f"{address}/v1/models", headers={"origin": "https://b.example"})
-        assert "access-control-allow-origin" not in other.headers
-
-
-def test_what_browsers_and_probes_ask(http: httpx2.Client) -> None:
-    for path in ("/", "/docs", "/health", "/ready"):
-        answer = http.head(path)
-        assert (answer.status_code, answer.content) == (200, b"")
-    assert http.get("/favicon.ico").status_code == 204
-
-
-def test_headers_of_every_answer(http: httpx2.Client) -> None:
-    for path in ("/", "/v1/models", "/nowhere"):
-        answer = http.get(path)
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert len(answer.headers["x-request-id"]) == 32
-    assert "default-src 'self'" in http.get("/").headers["content-security-policy"]
-
-
-# ------------------------------------------------------------ the state of the server
+# ------------------------------------------------------------ the whole server
 
 
 def test_metrics_count(http: httpx2.Client, client: openai.OpenAI) -> None:
@@ -358,153 +203,16 @@ def test_metrics_count(http: httpx2.Client, client: openai.OpenAI) -> None:
     assert value("setok_requests_in_progress") == 1  # this one
 
 
-class SlowBackend:
-    """A model that is not ready, or never answers."""
-
-    def __init__(self, *, ready: bool) -> None:
-        self.ready, self.given_up = ready, 0
-
-    async def card(self) -> Card:
-        if not self.ready:
-            await asyncio.sleep(60)
-        return served_model().card
-
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        try:
-            await asyncio.sleep(60)
-            raise AssertionError("nobody waits so long")
-            yield
-        finally:
-            self.given_up += 1
-
-
-class FullBackend(SlowBackend):
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        raise OverloadedError("full", "come again")
-        yield
-
-
-class BrokenBackend(SlowBackend):
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        raise RuntimeError("a secret of the server")
-        yield
-
-
-ASKED = {"model": NAME, "messages": [{"role": "user", "content": "x"}]}
-
-
-def test_not_ready_is_told() -> None:
-    with listening(SlowBackend(ready=False), serve_config()) as address:
-        answer = httpx2.get(f"{address}/ready")
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "1"
-        assert httpx2.get(f"{address}/health").status_code == 200
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_what_takes_too_long_is_given_up(stream: bool) -> None:
-    backend = SlowBackend(ready=True)
-    with listening(backend, serve_config(limits__request_timeout_s=0.2)) as address:
-        answer = httpx2.post(f"{address}/v1/chat/completions", json=ASKED | {"stream": stream}, timeout=30)
-        assert answer.status_code == 504
-        assert answer.json()["error"]["code"] == "timeout"
-    assert backend.given_up == 1
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_not_worked_for(stream: bool) -> None:
-    backend = SlowBackend(ready=True)
-    with listening(backend, serve_config()) as address:
-        with pytest.raises(httpx2.ReadTimeout):
-            httpx2.post(f"{address}/v1/chat/completions", json=ASKED | {"stream": stream}, timeout=0.3)
-        deadline = time.monotonic() + 20
-        while not backend.given_up and time.monotonic() < deadline:
-            time.sleep(0.02)
-    assert backend.given_up == 1
-
-
-def test_a_full_server_says_when_to_come_again() -> None:
-    with listening(FullBackend(ready=True), serve_config()) as address:
-        for stream in (False, True):
-            answer = httpx2.post(f"{address}/v1/chat/completions", json=ASKED | {"stream": stream})
-            assert answer.status_code == 503
-            assert answer.headers["retry-after"] == "1"
-            assert answer.json()["error"]["code"] == "overloaded"
-
-
-def test_a_failure_tells_nothing_of_the_server() -> None:
-    with listening(BrokenBackend(ready=True), serve_config()) as address:
-        answer = httpx2.post(f"{address}/v1/chat/completions", json=ASKED)
-        assert answer.status_code == 500
-        assert answer.json()["error"]["message"] == "an internal error; the server's log has it"
-
-
-def test_a_stream_that_fails_midway_ends_with_an_error(address: str) -> None:
-    class Midway(SlowBackend):
-        async def run(self, call: Call) -> AsyncIterator[Event]:
-            from setok.predictor import TextPart
-
-            yield TextPart(text="a")
-            raise OverloadedError("lost", "ask again")
-
-    with listening(Midway(ready=True), serve_config()) as other:
-        client = openai.OpenAI(base_url=f"{other}/v1", api_key="none", max_retries=0)
-        chunks = client.chat.completions.create(**ASKED, stream=True)  # type: ignore[call-overload]
-        first = next(chunks).choices[0].delta
-        assert (first.role, first.content) == ("assistant", "a")
-        with pytest.raises(openai.APIError, match="lost"):
-            next(chunks)
-
-
-class HesitantBackend(SlowBackend):
-    """Says a word, and then nothing."""
-
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        from setok.predictor import TextPart
-
-        yield TextPart(text="a")
-        try:
-            await asyncio.sleep(60)
-        finally:
-            self.given_up += 1
-
-
-def test_a_stream_that_takes_too_long_ends_with_an_error() -> None:
-    backend = HesitantBackend(ready=True)
-    with listening(backend, serve_config(limits__request_timeout_s=0.3)) as other:
-        answer = httpx2.post(f"{other}/v1/chat/completions", json=ASKED | {"stream": True}, timeout=30)
-    assert answer.status_code == 200
-    first, last = answer.text.strip().split("\n\n")
-    assert '"content":"a"' in first
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
-    assert backend.given_up == 1
-
-
-def test_a_stream_whose_client_leaves_midway_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    backend = HesitantBackend(ready=True)
-    with listening(backend, serve_config()) as other:
-        with httpx2.stream("POST", f"{other}/v1/chat/completions", json=ASKED | {"stream": True}) as answer:
-            assert '"content":"a"' in next(answer.iter_lines())
-        deadline = time.monotonic() + 20
-        while not backend.given_up and time.monotonic() < deadline:
-            time.sleep(0.02)
-    assert backend.given_up == 1
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
 def test_a_tokenizer_alone_says_what_it_can() -> None:
     model = ServedModel(NAME, predictor().model.tokenizer, None)
     config = serve_config()
-    with started_engine(config, model) as engine:
-        from ray_jobs.serving.backend import LocalBackend
-
-        with listening(LocalBackend(engine), config) as address:
-            answer = httpx2.post(f"{address}/v1/chat/completions", json=ASKED)
-            assert answer.status_code == 400
-            assert "without a language model" in answer.json()["error"]["message"]
-            seen = httpx2.post(f"{address}/v1/tokenize", json={"image": data_url(RED)})
-            assert seen.status_code == 200
-            assert httpx2.get(f"{address}/v1/models").json()["data"][0]["setok"]["talks"] is False
+    with started_engine(config, model) as engine, listening(LocalBackend(engine), config) as address:
+        answer = httpx2.post(f"{address}/v1/chat/completions", json=ASKED)
+        assert answer.status_code == 400
+        assert "without a language model" in answer.json()["error"]["message"]
+        seen = httpx2.post(f"{address}/v1/tokenize", json={"image": data_url(RED)})
+        assert seen.status_code == 200
+        assert httpx2.get(f"{address}/v1/models").json()["data"][0]["setok"]["talks"] is False
 
 
 def test_the_description_names_every_route(http: httpx2.Client) -> None:

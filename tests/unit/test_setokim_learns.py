@@ -23,7 +23,7 @@ from setok.predictor import Predictor
 from setok.stages import build_stage
 from tests.squares import COUNT, SIZE, records, scene, write_set
 
-TOKENIZER_STEPS, STEPS = 400, 280
+TOKENIZER_STEPS, STEPS = 320, 230
 
 
 def settings(root: Path, stage: str, **changes: Any) -> TrainConfig:
