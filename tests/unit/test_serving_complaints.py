@@ -37,7 +37,7 @@ PIECE = {"type": "text", "text": "x"}
         (asked(stop=[1]), "stop.0", "valid string"),
         ({"model": NAME}, "messages", "Field required"),
         (asked(temperature=9), "temperature", "less than or equal to 2"),
-        (asked(n=2), "n", "n is not supported here"),
+        (asked(n=9), "n", "n=9 is above 8"),
         (asked(max_tokens=5000), "max_tokens", "max_tokens=5000 is above 1024"),
         (asked(max_completion_tokens=5000), "max_completion_tokens", "max_completion_tokens=5000 is above 1024"),
         (asked(modalities=[]), "modalities", "modalities is empty"),
