@@ -112,26 +112,42 @@ def test_what_python_takes_before_a_script(flags: str, mistyped: Mistyped) -> No
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "path", "what", "remedy"),
+    ("before", "after", "told_at", "what", "remedy"),
     [
         (
             "  port: 8000",
             "\tport: 8000",
-            "line 8",
+            "port: 8000",
             "a tab, which YAML takes for no indentation: 'port: 8000'",
             "with spaces",
         ),
-        ("  port: 8000", "   port: 8000", "line 8", "a key where a value was expected: 'port: 8000'", "neighbours"),
-        ("  host: 0.0.0.0\n", "    host: 0.0.0.0\n", "line 8", "indented differently", "the same indentation"),
-        ("  - name: setok", "   - name: setok", "line 11", "indented differently", "the same indentation"),
-        ("replicas.gpus: 1", "replicas.gpus: [1", "line 22", "a bracket or brace that nothing closes", "close it"),
-        ("config: serve", 'config: "serve', "line 14", "a quotation mark that nothing closes", "close it"),
-        ("config: serve", "config: *serve", "line 14", "undefined alias 'serve'", "&NAME"),
-        ("config: serve", "config: @serve", "line 14", "a character that a value may not begin with", "quote"),
-        ("import_path: ray", "import_path ray", "line 12", "a key without its colon: 'import_path ray", "key: value"),
-        ("config: serve", "config serve", "line 15", "a key where a value was expected: 'set:'", "line above"),
+        ("  port: 8000", "   port: 8000", "port: 8000", "a key where a value was expected: 'port: 8000'", "neighbours"),
+        ("  host: 0.0.0.0\n", "    host: 0.0.0.0\n", "port: 8000", "indented differently", "the same indentation"),
+        ("  - name: setok", "   - name: setok", "route_prefix: /", "indented differently", "the same indentation"),
+        (
+            "replicas.gpus: 1",
+            "replicas.gpus: [1",
+            "replicas.gpus: 1",
+            "a bracket or brace that nothing closes",
+            "close it",
+        ),
+        ("config: serve", 'config: "serve', "config: serve", "a quotation mark that nothing closes", "close it"),
+        ("config: serve", "config: *serve", "config: serve", "undefined alias 'serve'", "&NAME"),
+        ("config: serve", "config: @serve", "config: serve", "a character that a value may not begin with", "quote"),
+        (
+            "import_path: ray",
+            "import_path ray",
+            "import_path: ray",
+            "a key without its colon: 'import_path ray",
+            "key: value",
+        ),
+        ("config: serve", "config serve", "set:", "a key where a value was expected: 'set:'", "line above"),
     ],
 )
-def test_what_is_no_yaml(before: str, after: str, path: str, what: str, remedy: str, mistyped: Mistyped) -> None:
+def test_what_is_no_yaml(
+    before: str, after: str, told_at: str, what: str, remedy: str, mistyped: Mistyped, repo_root: Path
+) -> None:
     (problem,) = mistyped("serve.yaml", before, after)
-    expect([problem], "serve.yaml", path, what, remedy)
+    lines = (repo_root / "cluster" / "serve.yaml").read_text("utf-8").splitlines()
+    (number,) = (number for number, line in enumerate(lines, 1) if told_at in line)
+    expect([problem], "serve.yaml", f"line {number}", what, remedy)
