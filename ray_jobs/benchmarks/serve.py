@@ -208,8 +208,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="an exported Setokim, or a run")
     parser.add_argument("--address", help="a server of this checkpoint that runs already; by default one is started")
     parser.add_argument(
-        "--set", nargs="+", default=["replicas.min=0", "replicas.max=0"], metavar="KEY=VALUE",
-        help="settings of the server that is started; by default it serves without Ray",
+        "--set", action="extend", nargs="+", default=["replicas.min=0", "replicas.max=0"], metavar="KEY=VALUE",
+        help="settings of the server that is started, which serves without Ray unless they say otherwise; may be repeated",
     )  # fmt: skip
     parser.add_argument("--concurrency", type=int, default=64, help="clients of the closed loop (default 64)")
     parser.add_argument("--requests", type=int, default=256, help="questions of a round (default 256)")

@@ -166,7 +166,9 @@ def run_of(arguments: argparse.Namespace, folder: Path) -> TrainConfig:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``benchmark training``."""
     parser.add_argument("--config", default="tokenizer_demo", metavar="PRESET|FILE", help="default tokenizer_demo")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of it")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="changes of it; may be repeated"
+    )
     parser.add_argument("--workers", default="1", metavar="N,N…", help="numbers of workers (default 1)")
     parser.add_argument("--steps", type=int, default=120, help="steps of a run (default 120)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
